@@ -1,0 +1,231 @@
+"""What a policy may know and what it is asked. No clock, no device, no randomness, no simulator lives here.
+
+Times are float seconds and reach a policy only as the argument `now`. Every seam has harmless defaults, so a policy
+writes only what differs. A policy is asked when something changed or at a time it declared, never by polling; being
+asked the same question twice in the same state must therefore give the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+class Adapter:
+    """One LoRA adapter; compared by identity, so it is a cheap dictionary key."""
+
+    __slots__ = ("id", "rank", "size_bytes")
+
+    def __init__(self, id: str, rank: int, size_bytes: int) -> None:  # noqa: A002 - the field's own word
+        self.id = id
+        self.rank = rank
+        self.size_bytes = size_bytes
+
+    def __repr__(self) -> str:
+        return f"Adapter({self.id!r}, rank={self.rank}, size_bytes={self.size_bytes})"
+
+
+class Request:
+    """One request as a policy sees it: the true output length is not in it, only the prediction.
+
+    `lane` and `weight` are free for the scheduler to write; they appear in the results as `queue_id` and `wrs`.
+    """
+
+    __slots__ = ("adapter", "arrival_s", "id", "lane", "predicted_tokens", "prompt_tokens", "weight")
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - the field's own word
+        arrival_s: float,
+        prompt_tokens: int,
+        predicted_tokens: int,
+        adapter: Adapter | None,
+    ) -> None:
+        self.id = id
+        self.arrival_s = arrival_s
+        self.prompt_tokens = prompt_tokens
+        self.predicted_tokens = predicted_tokens
+        self.adapter = adapter
+        self.lane = 0
+        self.weight = 0.0
+
+    def __repr__(self) -> str:
+        return f"Request({self.id}, prompt={self.prompt_tokens}, predicted={self.predicted_tokens}, {self.adapter})"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a deployment knows before the first request; given once to every policy by `start`.
+
+    Attributes:
+        kv_token_bytes: bytes of K and V of one token over all layers.
+        pool_tokens: KV tokens that the engine may hold at once.
+        batch_prompt_tokens: prompt tokens that one prefill iteration may take.
+        max_prompt_tokens: longest prompt of the workload (Chameleon's MaxInput).
+        max_output_tokens: longest output of the workload (Chameleon's MaxOutput).
+        max_adapter_bytes: largest adapter of the workload (Chameleon's MaxAdapterSize).
+        ttft_slo_s: service-level objective for time to first token.
+        load_s: seconds that the link is busy with one adapter.
+    """
+
+    kv_token_bytes: int
+    pool_tokens: int
+    batch_prompt_tokens: int
+    max_prompt_tokens: int
+    max_output_tokens: int
+    max_adapter_bytes: int
+    ttft_slo_s: float
+    load_s: Callable[[Adapter], float]
+
+
+class Refusal(Enum):
+    """Why `Batch.try_add` said no."""
+
+    PROMPT_TOKENS = "the prefill iteration's prompt tokens are used up"
+    RUNNING = "the limit on running requests is reached"
+    ADAPTERS = "the limit on distinct adapters in the batch is reached"
+    KV = "the KV cache could overflow"
+    ADAPTER = "the KV would fit but the adapter does not, even with every idle adapter evicted"
+
+
+class Batch(Protocol):
+    """One round of admission: it does all accounting, so a policy cannot overspend."""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the last `try_add` of this round said no; None if it said yes."""
+
+    @property
+    def running(self) -> Sequence[Request]:
+        """Requests admitted in earlier rounds and not finished, oldest admission first."""
+
+    def try_add(self, request: Request) -> bool:
+        """Admit a waiting request, or change nothing and return False."""
+
+    def is_resident(self, adapter: Adapter | None) -> bool:
+        """Whether the adapter (None: the base model) could be used now without a load."""
+
+    def wait_s(self, request: Request) -> float:
+        """Predicted seconds until running requests have freed what this request lacks (infinite if never)."""
+
+    def execution_s(self, request: Request) -> float:
+        """Predicted seconds of prefill and decode of this request, by its predicted length."""
+
+    def can_squash_for(self, victim: Request, request: Request) -> bool:
+        """Whether `request` would fit if the running `victim` gave back its memory now."""
+
+    def squash(self, victim: Request) -> None:
+        """Stop a running request, drop its KV and make it wait again; its work is repeated later."""
+
+
+class Policy:
+    """What all seams share: a short name, and one look at the deployment before the first request."""
+
+    name: ClassVar[str]
+    source: ClassVar[str] = ""
+
+    def start(self, facts: Facts) -> None:
+        """Learn the deployment's constants; called once, before anything else."""
+
+
+class Timed(Policy):
+    """A policy that may ask to be woken at a time of its own."""
+
+    def wakes_at_s(self) -> float | None:
+        """Return the next instant at which `woken` wants to be called; None for never."""
+        return None
+
+    def woken(self, now: float) -> None:
+        """Act on the clock; the engine calls this at the declared instant."""
+
+
+class Scheduler(Timed):
+    """Chooses which waiting requests join the batch."""
+
+    def arrived(self, request: Request, now: float) -> None:
+        """Take note of a request that now waits (also after it was squashed)."""
+
+    def finished(self, request: Request, now: float) -> None:
+        """Take note of a request that has left the batch for good."""
+
+    def key(self, request: Request, now: float) -> float:  # noqa: ARG002 - a seam's default ignores what it is given
+        """Return the rank of a waiting request; the smallest goes first, ties by id."""
+        return request.arrival_s
+
+    def order(self, waiting: Iterable[Request], now: float) -> Iterator[Request]:
+        """Yield waiting requests in the order in which they would be tried."""
+        return iter(sorted(waiting, key=lambda request: (self.key(request, now), request.id)))
+
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        """Offer waiting requests to the batch; the default goes by `order` and stops at the first refusal."""
+        for request in self.order(waiting, now):
+            if not batch.try_add(request):
+                return
+
+
+class Cache(Policy):
+    """Decides which idle adapters leave GPU memory. The core says who is idle and how many bytes are needed."""
+
+    def used(self, adapter: Adapter, now: float) -> None:
+        """Take note that a request with this adapter was admitted."""
+
+    def loaded(self, adapter: Adapter, now: float) -> None:
+        """Take note that the adapter now occupies memory (its transfer may still run)."""
+
+    def evicted(self, adapter: Adapter, now: float) -> None:
+        """Take note that the adapter has left memory."""
+
+    def score(self, adapter: Adapter, now: float) -> float:  # noqa: ARG002 - a seam's default ignores what it is given
+        """Return the worth of keeping an adapter; the lowest goes first."""
+        return 0.0
+
+    def scores(self, adapters: Sequence[Adapter], now: float) -> Sequence[float]:
+        """Return the worth of each adapter, for policies that compare candidates with one another."""
+        return [self.score(adapter, now) for adapter in adapters]
+
+    def announced(self, adapters: Sequence[Adapter], now: float) -> None:
+        """Take note that a prefetch round has just asked for these adapters."""
+
+    def drops(self, idle: Sequence[Adapter], now: float, *, batch_is_empty: bool) -> Iterable[Adapter]:  # noqa: ARG002
+        """Return idle adapters to give back at once; asked after a decode step that ended a request."""
+        return ()
+
+
+class Prefetch(Timed):
+    """Chooses adapters to bring in before a request that needs them is admitted.
+
+    `asks_at_steps`: decode steps since the last admission at which `wanted` is asked; None: whenever something changed.
+    `may_evict`: whether an idle adapter of a lower score, wanted by no waiting request, may make room.
+    """
+
+    asks_at_steps: Sequence[int] | None = None
+    may_evict: bool = False
+
+    def used(self, adapter: Adapter, now: float) -> None:
+        """Take note that a request with this adapter has arrived."""
+
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterable[Adapter]:  # noqa: ARG002
+        """Yield adapters, most urgent first; `waiting` is in the scheduler's order. Residents are skipped by the core."""
+        return ()
+
+
+class Predictor(Policy):
+    """Predicts output lengths. It is the one seam that sees true lengths, because its errors are simulated."""
+
+    def predict(self, prompt_tokens: IntArray, output_tokens: IntArray, uniform: FloatArray) -> IntArray:  # noqa: ARG002
+        """Return predicted output tokens, at least 1.
+
+        Args:
+            prompt_tokens: shape (n,), tokens.
+            output_tokens: shape (n,), true output tokens of the whole trace.
+            uniform: shape (n,), one number in [0, 1) per request id, the same for every policy and load.
+        """
+        return output_tokens

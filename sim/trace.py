@@ -1,0 +1,42 @@
+"""A workload as columns: when requests arrive, how long they are, and which adapter they name. No reading, no drawing here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """An adapter as a workload names it; its bytes follow from the model that serves it."""
+
+    id: str
+    rank: int
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One row per request, in arrival order; the row number is the request id.
+
+    Attributes:
+        name: what the trace is called in results.
+        arrival_s: shape (n,), float64, seconds from the start, not decreasing.
+        prompt_tokens: shape (n,), int64, at least 1.
+        output_tokens: shape (n,), int64, at least 1.
+        palette: the adapters that rows point to; an entry None stands for the base model.
+        adapter: shape (n,), int64, index into `palette`.
+        notes: what was changed or dropped while the trace was made, as (what, rows).
+    """
+
+    name: str
+    arrival_s: npt.NDArray[np.float64]
+    prompt_tokens: npt.NDArray[np.int64]
+    output_tokens: npt.NDArray[np.int64]
+    palette: tuple[AdapterSpec | None, ...]
+    adapter: npt.NDArray[np.int64]
+    notes: tuple[tuple[str, int], ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
