@@ -36,10 +36,11 @@ class Adapter:
 class Request:
     """One request as a policy sees it: the true output length is not in it, only the prediction.
 
-    `lane` and `weight` are free for the scheduler to write; they appear in the results as `queue_id` and `wrs`.
+    `lane`, `weight` and `bypassed` are free for the scheduler to write; they appear in the results as `queue_id`, `wrs`
+    and `n_bypassed`.
     """
 
-    __slots__ = ("adapter", "arrival_s", "id", "lane", "predicted_tokens", "prompt_tokens", "weight")
+    __slots__ = ("adapter", "arrival_s", "bypassed", "id", "lane", "predicted_tokens", "prompt_tokens", "weight")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Request:
         self.adapter = adapter
         self.lane = 0
         self.weight = 0.0
+        self.bypassed = 0
 
     def __repr__(self) -> str:
         return f"Request({self.id}, prompt={self.prompt_tokens}, predicted={self.predicted_tokens}, {self.adapter})"
@@ -204,10 +206,12 @@ class Prefetch(Timed):
 
     `asks_at_steps`: decode steps since the last admission at which `wanted` is asked; None: whenever something changed.
     `may_evict`: whether an idle adapter of a lower score, wanted by no waiting request, may make room.
+    `only_waiting`: whether it only ever wants adapters of waiting requests, so that it need not be asked without any.
     """
 
     asks_at_steps: Sequence[int] | None = None
     may_evict: bool = False
+    only_waiting: bool = False
 
     def used(self, adapter: Adapter, now: float) -> None:
         """Take note that a request with this adapter has arrived."""

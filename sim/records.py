@@ -78,5 +78,7 @@ class Records:
         self.stalls = Table(("start", "ticks"))  # the engine stood still for a blocking load
         self.rejections: dict[int, str] = {}  # request id -> reason
         self.useful_prefetches: dict[int, int] = {}  # palette index -> prefetched copies that a request then used
-        self.forced_evictions = 0  # idle adapters that left so that admitted requests could grow (the released S-LoRA raises here)
+        self.forced_evictions = (
+            0  # idle adapters that left so that admitted requests could grow (the released S-LoRA raises here)
+        )
         self.end = 0  # tick of the last event

@@ -1,4 +1,4 @@
-"""Time inside the simulator: integer picoseconds, so that sums are exact and fast and slow paths agree bit for bit."""
+"""Time inside the simulator: integer picoseconds, so that sums are exact and fast and slow paths agree to the bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A workload as columns: when requests arrive, how long they are, and which adapter they name. No reading, no drawing here."""
+"""A workload as columns: arrivals, lengths and adapters of requests. No reading, no drawing here."""
 
 from __future__ import annotations
 

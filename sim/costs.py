@@ -1,0 +1,311 @@
+"""The one place where seconds come from: iteration and load times as sums of non-negative terms, in integer ticks.
+
+What each term means, where its coefficients come from and what is not modelled: docs/costs.md. Every coefficient is
+rounded to whole ticks once, so a time is an exact integer sum and a run of decode steps is exactly affine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sim.hardware import Hardware, Rate, Seconds, Strict
+from sim.models import DEFAULT_MODULES, Model
+from sim.shape import StepCost
+from sim.ticks import TICKS_PER_S, to_seconds, to_ticks
+
+__all__ = ["KERNEL_DEFAULTS", "MEDIUM_PROMPT_TOKENS", "CostModel", "EngineCosts", "Kernel", "StepCost"]
+
+Kernel = Literal["bgmv", "mbgmv", "segmented", "vllm_v1", "torch_loop", "merged", "none"]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+# Chameleon's Fig. 2 fixes the base part of an unloaded first token at 57.6 ms on the A40 (40 % of 144 ms), which the
+# model reaches at 350 to 390 tokens; 370 is the middle. The paper itself only says "medium".
+MEDIUM_PROMPT_TOKENS = 370
+
+REFERENCE_PROJECTIONS = 128  # q, k, v, o of 32 layers: what `lora_token_s` and `active_s` were found for
+REFERENCE_HIDDEN = 4096  # what `elementwise_s_per_token` was found for
+
+PER_TOKEN_KERNELS = {"bgmv", "mbgmv"}  # every token re-reads its adapter
+MATRIX_KERNELS = {"segmented", "vllm_v1", "torch_loop"}  # an adapter is read once for all its tokens
+
+
+# Sources: docs/costs.md. What is not named is 0 (a factor: 1).
+KERNEL_DEFAULTS: dict[str, dict[str, float]] = {
+    "bgmv": {"lora_token_s": 31.35e-6, "padded_share": 1.0},
+    "mbgmv": {"lora_token_s": 31.35e-6},
+    "segmented": {"active_s": 1.05e-3},
+    "vllm_v1": {
+        "lora_token_s": 24e-6,
+        "padded_share": 1.0,
+        "distinct_s": 0.321e-3,
+        "enabled_s": 1.3e-3,
+        "slot_s": 23.7e-6,
+    },
+    "torch_loop": {"active_s": 9e-3, "distinct_s": 6.4e-3},
+    "merged": {},
+    "none": {},
+}
+
+
+class EngineCosts(Strict):
+    """What an engine's software costs; the `costs:` section of a system file.
+
+    Attributes:
+        host_s: host time of an iteration that nothing hides.
+        host_per_running_s: the same per running request, in decode.
+        prefill_host_s: host time of a prefill iteration, in place of `host_s`.
+        launch_s: CPU time to launch one iteration's kernels; an iteration lasts at least this long (0: CUDA graphs).
+        graph_buckets: batch sizes that decode is padded to, ascending; larger batches are not padded.
+        kernel: the LoRA kernel; it chooses the live terms and the defaults of the fields below.
+        lora_token_s: per token of an iteration with adapters, for 128 adapted projections; scales with their number.
+        l2_bytes_per_s: rate at which a token re-reads its adapter; None: the hardware's. Only bgmv and mbgmv.
+        padded_share: share of rank x token work that is done at the largest rank of the batch.
+        active_s: per iteration with any adapter, for 128 adapted projections; scales with their number.
+        distinct_s: per distinct adapter in the batch.
+        enabled_s: per iteration, adapters or not.
+        enabled_factor: factor on the GPU time of the base model, adapters or not.
+        slot_s: per iteration and configured adapter slot, used or idle.
+    """
+
+    host_s: Seconds = 0.0
+    host_per_running_s: Seconds = 0.0
+    prefill_host_s: Seconds = 0.0
+    launch_s: Seconds = 0.0
+    graph_buckets: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)] = ()
+    kernel: Kernel = "none"
+    lora_token_s: Seconds = 0.0
+    l2_bytes_per_s: Rate | None = None
+    padded_share: Ratio = 0.0
+    active_s: Seconds = 0.0
+    distinct_s: Seconds = 0.0
+    enabled_s: Seconds = 0.0
+    enabled_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    slot_s: Seconds = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults_of_the_kernel(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**KERNEL_DEFAULTS.get(str(given.get("kernel", "none")), {}), **given}
+
+    @field_validator("graph_buckets")
+    @classmethod
+    def _ascends(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
+        if list(buckets) != sorted(set(buckets)):
+            msg = f"graph_buckets must ascend, got {list(buckets)}"
+            raise ValueError(msg)
+        return buckets
+
+
+class CostModel:
+    """Seconds of one engine with one model on one GPU, as integer ticks.
+
+    Args:
+        hardware: effective rates of the GPU and its link.
+        model: dimensions of the base model.
+        engine: what the engine's software costs.
+        modules: projections that every adapter targets.
+        copies: bytes moved over the link per adapter byte (S-LoRA 2).
+        ops_per_adapter: copy operations issued per adapter load.
+        slots: configured adapter slots; they matter only where the engine has a `slot_s`.
+    """
+
+    def __init__(
+        self,
+        hardware: Hardware,
+        model: Model,
+        engine: EngineCosts,
+        *,
+        modules: Iterable[str] = DEFAULT_MODULES,
+        copies: float = 1.0,
+        ops_per_adapter: int = 0,
+        slots: int = 0,
+    ) -> None:
+        if not (math.isfinite(copies) and copies > 0) or ops_per_adapter < 0 or slots < 0:
+            msg = f"need copies > 0, ops_per_adapter and slots >= 0, got {copies}, {ops_per_adapter} and {slots}"
+            raise ValueError(msg)
+        modules = tuple(modules)
+        self._hardware, self._model, self._engine, self._slots = hardware, model, engine, slots
+        self.rank_bytes = model.adapter_bytes(1, modules)  # bytes of an adapter per unit of rank
+        self._dense: dict[int, int] = {}  # tokens -> ticks of the linear layers
+        self._prompts: dict[int, int] = {}  # requests -> ticks of the other base terms
+        self._batches: dict[int, tuple[int, int, int]] = {}  # running requests -> see `_batch`
+        self._set_base_rates()
+        self._set_lora_rates(model.tensors(modules) / 2 / REFERENCE_PROJECTIONS)
+        self._latency = to_ticks(hardware.link.h2d_latency_s)
+        self._issue = to_ticks(ops_per_adapter * hardware.link.copy_issue_s)
+        self._load_byte_s = copies / hardware.link.h2d_bytes_per_s
+
+    def decode(
+        self, requests: int, context_tokens: int, sum_rank: int, distinct: int, distinct_rank: int, max_rank: int
+    ) -> StepCost:
+        """Return the durations of the next decode steps of one batch.
+
+        The first step reads `context_tokens` and every later one `requests` more. Where the CPU's launches hide the
+        GPU the time is constant until the context has grown enough; `steps` says for how long. Evaluated at the
+        context of step j, the law gives the same duration of step j, to the tick.
+
+        Args:
+            requests: running requests.
+            context_tokens: KV tokens that the first step reads, over all requests.
+            sum_rank: sum of ranks over the requests.
+            distinct: number of distinct adapters in the batch.
+            distinct_rank: sum of ranks over the distinct adapters.
+            max_rank: largest rank in the batch (or of the engine's slots, where it always computes at that).
+        """
+        batch = self._batches.get(requests)
+        if batch is None:
+            batch = self._batches[requests] = self._batch(requests)
+        host, gpu, lora = batch
+        gpu += context_tokens * self._kv
+        if distinct:
+            gpu += lora + sum_rank * self._rank + max_rank * requests * self._pad
+            gpu += distinct * self._distinct + distinct_rank * self._read
+        growth = requests * self._kv
+        hidden = self._launch - gpu
+        if hidden > 0 and growth:
+            return StepCost(host + self._launch, 0, hidden // growth + 1)
+        return StepCost(host + max(gpu, self._launch), growth, None)
+
+    def prefill(  # noqa: PLR0917 - the features of one iteration
+        self,
+        requests: int,
+        tokens: int,
+        squared_tokens: int,
+        token_rank: int,
+        distinct: int,
+        distinct_rank: int,
+        max_rank: int,
+    ) -> int:
+        """Return ticks of one prefill iteration over one or more prompts.
+
+        Args:
+            requests: prompts in the iteration.
+            tokens: prompt tokens, over all prompts.
+            squared_tokens: sum of squared prompt lengths (of a chunk c after k cached tokens: c * (2 * k + c)).
+            token_rank: sum over prompts of tokens times rank.
+            distinct: number of distinct adapters.
+            distinct_rank: sum of ranks over the distinct adapters.
+            max_rank: largest rank.
+        """
+        rest = self._prompts.get(requests)
+        if rest is None:
+            rest = self._prompts[requests] = sum(self._sequence_terms(requests).values())
+        gpu = rest + self._dense_ticks(tokens) + round(squared_tokens * self._square)
+        if distinct:
+            gpu += self._active + tokens * self._lora_token + token_rank * self._rank + max_rank * tokens * self._pad
+            gpu += distinct * self._distinct + distinct_rank * self._read_prefill
+        return self._prefill_host + max(gpu, self._launch)
+
+    def load(self, size_bytes: int) -> int:
+        """Return ticks that the link is busy with one adapter: the slower of issuing copies and moving bytes."""
+        return self._latency + max(self._issue, to_ticks(size_bytes * self._load_byte_s))
+
+    def explain_decode(
+        self, requests: int, context_tokens: int, sum_rank: int, distinct: int, distinct_rank: int, max_rank: int
+    ) -> dict[str, float]:
+        """Return seconds of each term of the first step of `decode`; they sum to it."""
+        terms = {"dense": self._dense_ticks(self._padded(requests)), **self._sequence_terms(requests)}
+        terms["attention"] += context_tokens * self._kv
+        terms |= self._lora_terms(requests, sum_rank, distinct, distinct_rank * self._read, max_rank)
+        return self._explained(self._batch(requests)[0], terms)
+
+    def explain_prefill(  # noqa: PLR0917 - as `prefill`
+        self,
+        requests: int,
+        tokens: int,
+        squared_tokens: int,
+        token_rank: int,
+        distinct: int,
+        distinct_rank: int,
+        max_rank: int,
+    ) -> dict[str, float]:
+        """Return seconds of each term of `prefill`; they sum to it."""
+        terms = {"dense": self._dense_ticks(tokens), **self._sequence_terms(requests)}
+        terms["attention"] += round(squared_tokens * self._square)
+        terms |= self._lora_terms(tokens, token_rank, distinct, distinct_rank * self._read_prefill, max_rank)
+        return self._explained(self._prefill_host, terms)
+
+    def dense_s(self, tokens: int) -> float:
+        """Return seconds of the linear layers for this many tokens: a roofline per matrix, floors, elementwise work."""
+        dense, model = self._hardware.dense, self._model
+        gemms_s = sum(self._gemm_s(tokens, n * k) for n, k in model.gemms.values())
+        floors_s = dense.kernels_per_layer * dense.kernel_floor_s
+        elementwise_s = tokens * dense.elementwise_s_per_token * model.hidden / REFERENCE_HIDDEN
+        return model.layers * (gemms_s + floors_s + elementwise_s)
+
+    def _gemm_s(self, tokens: int, parameters: int) -> float:
+        dense = self._hardware.dense
+        tiles = math.ceil(tokens / dense.tile_tokens) * dense.tile_tokens
+        weight_bytes = parameters * self._model.dtype_bytes
+        return max(2 * tiles * parameters / dense.flops_per_s, weight_bytes / dense.weight_bytes_per_s)
+
+    def _set_base_rates(self) -> None:
+        attention, model, engine = self._hardware.attention, self._model, self._engine
+        self._kv = to_ticks(engine.enabled_factor * model.kv_token_bytes / attention.kv_bytes_per_s)
+        width = 2 * model.layers * model.heads * model.head_dim
+        # In ticks, but not a whole number: a square of tokens is too short for that on a fast GPU.
+        self._square = TICKS_PER_S * engine.enabled_factor * width / attention.prefill_flops_per_s
+        self._launch = to_ticks(engine.launch_s)
+        self._prefill_host = to_ticks(engine.prefill_host_s)
+
+    def _set_lora_rates(self, projections: float) -> None:
+        engine, lora, kernel = self._engine, self._hardware.lora, self._engine.kernel
+        rank_s = 0.0  # seconds per token and unit of rank
+        if kernel in PER_TOKEN_KERNELS:
+            rank_s = self.rank_bytes / (engine.l2_bytes_per_s or lora.l2_bytes_per_s)
+        elif kernel in MATRIX_KERNELS:  # two operations per parameter
+            rank_s = 2 * self.rank_bytes / self._model.dtype_bytes / self._hardware.dense.flops_per_s
+        self._rank = to_ticks(rank_s * (1 - engine.padded_share))
+        self._pad = to_ticks(rank_s * engine.padded_share)
+        self._lora_token = to_ticks(engine.lora_token_s * projections)
+        self._active = to_ticks(engine.active_s * projections)
+        self._distinct = to_ticks(engine.distinct_s)
+        read = to_ticks(self.rank_bytes / lora.weight_bytes_per_s)
+        self._read = read if kernel in PER_TOKEN_KERNELS | MATRIX_KERNELS else 0
+        self._read_prefill = read if kernel in MATRIX_KERNELS else 0
+
+    def _padded(self, requests: int) -> int:
+        return next((bucket for bucket in self._engine.graph_buckets if bucket >= requests), requests)
+
+    def _batch(self, requests: int) -> tuple[int, int, int]:
+        """Return what depends on the batch size alone: host, GPU without adapters, what any adapter adds."""
+        host = to_ticks(self._engine.host_s) + requests * to_ticks(self._engine.host_per_running_s)
+        gpu = self._dense_ticks(self._padded(requests)) + sum(self._sequence_terms(requests).values())
+        return host, gpu, self._active + requests * self._lora_token
+
+    def _dense_ticks(self, tokens: int) -> int:
+        ticks = self._dense.get(tokens)
+        if ticks is None:
+            ticks = self._dense[tokens] = to_ticks(self._engine.enabled_factor * self.dense_s(tokens))
+        return ticks
+
+    def _sequence_terms(self, requests: int) -> dict[str, int]:
+        model, attention, engine = self._model, self._hardware.attention, self._engine
+        lm_head_s = self._gemm_s(requests, model.vocab * model.hidden) + self._hardware.dense.kernel_floor_s
+        attention_s = model.layers * (attention.floor_s + requests * attention.sequence_s)
+        return {
+            "lm_head": to_ticks(engine.enabled_factor * lm_head_s),
+            "attention": to_ticks(engine.enabled_factor * attention_s),
+            "lora_enabled": to_ticks(engine.enabled_s + engine.slot_s * self._slots),
+        }
+
+    def _lora_terms(self, tokens: int, token_rank: int, distinct: int, read: int, max_rank: int) -> dict[str, int]:
+        if not distinct:
+            return {}
+        return {
+            "lora_tokens": self._active + tokens * self._lora_token,
+            "lora_rank": token_rank * self._rank + max_rank * tokens * self._pad,
+            "lora_distinct": distinct * self._distinct,
+            "lora_read": read,
+        }
+
+    def _explained(self, host: int, gpu_terms: dict[str, int]) -> dict[str, float]:
+        launch_wait = max(0, self._launch - sum(gpu_terms.values()))
+        terms = {"host": host, **gpu_terms, "launch_wait": launch_wait}
+        return {name: to_seconds(ticks) for name, ticks in terms.items()}

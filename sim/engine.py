@@ -1,0 +1,209 @@
+"""Drives the core with SimPy: arrivals, the link and the iteration loop wait here, and only here.
+
+At one instant the order is total: arrivals, then load completions, then timers, then the engine's step boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from math import inf
+from typing import Any
+
+import simpy
+from simpy.events import EventPriority
+
+from sim.core import Core
+from sim.job import AdapterSlot, Job
+from sim.link import LinkQueue, Transfer
+from sim.records import Records
+from sim.ticks import to_ticks
+
+ARRIVAL, LOADED, TIMER, BOUNDARY = (EventPriority(order) for order in (1, 2, 3, 4))
+MAX_FRUITLESS_TIMERS = 1000
+
+Process = Generator[simpy.Event, Any, None]
+
+
+class Moment(simpy.Event):
+    """An event that happens after `delay` ticks, in its place among simultaneous ones."""
+
+    def __init__(self, env: simpy.Environment, delay: int, order: EventPriority) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        env.schedule(self, order, delay)
+
+
+class Bell(simpy.Event):
+    """What a sleeping engine waits for."""
+
+    def ring(self, delay: int) -> None:
+        """Wake the engine at the step boundary after `delay` ticks."""
+        self._ok = True
+        self._value = None
+        self.env.schedule(self, BOUNDARY, delay)
+
+
+class SimLink:
+    """The host-to-device link in simulated time."""
+
+    def __init__(self, env: simpy.Environment, loaded: Callable[[Transfer], None]) -> None:
+        self._env = env
+        self._queue = LinkQueue()
+        self._loaded = loaded
+        self._busy = False
+
+    def send(self, transfer: Transfer) -> None:
+        """Queue a transfer and start it if the link is free."""
+        self._queue.push(transfer)
+        if not self._busy:
+            self._start()
+
+    def promote(self, slot: AdapterSlot) -> None:
+        """Treat a queued prefetch as demand from now on."""
+        self._queue.promote(slot)
+
+    def _start(self) -> None:
+        self._busy = True
+        transfer = self._queue.pop()
+        transfer.started = int(self._env.now)
+
+        def done(_: simpy.Event) -> None:
+            self._busy = False
+            if self._queue:
+                self._start()
+            self._loaded(transfer)
+
+        callbacks = Moment(self._env, transfer.ticks, LOADED).callbacks
+        callbacks.append(done)
+
+
+class Replica:
+    """One engine: a core, its link and its iteration loop.
+
+    Args:
+        env: the SimPy environment, its time in integer ticks.
+        build: makes the core around the link that it is given.
+        records: what the core writes into.
+        idle_poll_ticks: an empty engine looks for work only at multiples of this after it fell idle; 0: at once.
+        boundary: called after every step boundary, for tests and tools.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        build: Callable[[SimLink], Core],
+        records: Records,
+        *,
+        idle_poll_ticks: int = 0,
+        boundary: Callable[[Core], None] | None = None,
+    ) -> None:
+        self._env = env
+        self.records = records
+        self.core = build(SimLink(env, self._loaded))
+        self._idle_poll_ticks = idle_poll_ticks
+        self._boundary = boundary
+        self._bell: Bell | None = None
+        self._idle_since = 0
+        self._timer_s: float | None = None
+        self._fruitless = 0
+        self.is_last_call = False  # no more arrivals
+        env.process(self._serve())
+
+    def submit(self, job: Job) -> None:
+        """Hand a request to the engine now."""
+        self.core.submit(job, self._now)
+        self._wake()
+
+    @property
+    def _now(self) -> int:
+        return int(self._env.now)
+
+    def _serve(self) -> Process:
+        core, env = self.core, self._env
+        while True:
+            if self._boundary is not None:
+                self._boundary(core)
+            step = core.plan(self._now, self._horizon)
+            self._arm()
+            if step is None:
+                self._bell = Bell(env)
+                self._idle_since = self._now
+                yield self._bell
+            else:
+                self._fruitless = 0
+                yield Moment(env, step.ticks, BOUNDARY)
+                self.records.end = self._now
+                core.step_finished(self._now)
+
+    def _horizon(self) -> int | None:
+        # Nothing else but arrivals, transfers and timers stands in the event queue while the engine plans.
+        time = self._env.peek()
+        return None if time == inf else int(time)
+
+    def _loaded(self, transfer: Transfer) -> None:
+        self.records.end = self._now
+        self.core.loaded(transfer, self._now)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._bell is None:
+            return
+        bell, self._bell = self._bell, None
+        delay = 0
+        if self._idle_poll_ticks and not self.core.live:
+            delay = -(self._now - self._idle_since) % self._idle_poll_ticks
+        bell.ring(delay)
+
+    def _arm(self) -> None:
+        due_s = self.core.wakes_at_s()
+        if due_s is None or due_s == self._timer_s or (self.is_last_call and self.core.is_empty):
+            return
+        self._timer_s = due_s
+        callbacks = Moment(self._env, max(to_ticks(due_s) - self._now, 0), TIMER).callbacks
+        callbacks.append(lambda _: self._ring(due_s))
+
+    def _ring(self, due_s: float) -> None:
+        if self._timer_s == due_s:
+            self._timer_s = None
+        if self.is_last_call and self.core.is_empty:
+            return
+        self._fruitless += 1
+        if self._fruitless > MAX_FRUITLESS_TIMERS:
+            msg = f"{len(self.core.waiting)} requests wait in an idle engine and {MAX_FRUITLESS_TIMERS} timers changed nothing"
+            raise RuntimeError(msg)
+        self.core.woken(due_s)
+        self._arm()
+        self._wake()
+
+
+def simulate(
+    env: simpy.Environment, replicas: list[Replica], jobs: Iterable[Job], route: Callable[[Job], Replica]
+) -> None:
+    """Run until every request has left.
+
+    Args:
+        env: the environment that the replicas live in.
+        replicas: the engines.
+        jobs: in order of arrival, drawn one at a time.
+        route: which replica takes a request, asked at its arrival.
+
+    Raises:
+        RuntimeError: if requests are left waiting although nothing more will happen.
+    """
+
+    def arrive() -> Process:
+        for job in jobs:
+            delay = job.arrival - int(env.now)
+            if delay:
+                yield Moment(env, delay, ARRIVAL)
+            route(job).submit(job)
+        for replica in replicas:
+            replica.is_last_call = True
+
+    env.process(arrive())
+    env.run()
+    for replica in replicas:
+        if not replica.core.is_empty:
+            msg = f"{len(replica.core.waiting)} requests are left waiting, which no event will ever admit"
+            raise RuntimeError(msg)

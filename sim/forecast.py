@@ -1,0 +1,80 @@
+"""What the engine may tell a policy about the near future, from predicted lengths alone.
+
+Every answer holds until something changes (an arrival, a finish, a load), so asking twice gives the same number however many
+decode steps lie between; otherwise decode runs could not be skipped.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from sim.job import Job
+from sim.ticks import to_seconds
+
+if TYPE_CHECKING:
+    from sim.core import Core
+
+
+class Forecast:
+    """Predicted waits and executions, cached until the next change."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._waits: dict[Job, float] = {}
+        self._step_s: float | None = None
+
+    def forget(self) -> None:
+        """Drop all answers because something changed."""
+        self._waits.clear()
+        self._step_s = None
+
+    def step_s(self) -> float:
+        """Return the seconds of one decode step of the present batch, or of a batch of one if nothing runs."""
+        if self._step_s is None:
+            self._step_s = to_seconds(self._core.shape.decode_cost(self._core.costs).first)
+        return self._step_s
+
+    def execution_s(self, job: Job) -> float:
+        """Return the seconds of the request's own prefill and of its predicted decode steps."""
+        prefill = self._core.costs.prefill(*prefill_arguments([job]))
+        return to_seconds(prefill) + (job.request.predicted_tokens - 1) * self.step_s()
+
+    def wait_s(self, job: Job) -> float:
+        """Return the seconds until running requests have freed what this one lacks, by their predicted ends."""
+        if job not in self._waits:
+            self._waits[job] = self._wait_s(job)
+        return self._waits[job]
+
+    def _wait_s(self, job: Job) -> float:
+        core, memory = self._core, self._core.memory
+        adapter = 0 if job.slot is None or job.slot.held else job.slot.size
+        lacking = adapter + job.prompt_tokens * memory.token_bytes - memory.free_bytes - memory.idle_bytes
+        users: dict[object, int] = {}
+        for steps, running in sorted(((self._left(one), one) for one in core.running), key=lambda pair: pair[0]):
+            lacking -= core.held_tokens(running) * memory.token_bytes
+            if running.slot is not None and running.slot is not job.slot:
+                users[running.slot] = users.get(running.slot, running.slot.users) - 1
+                lacking -= 0 if users[running.slot] else running.slot.size
+            if lacking <= 0:
+                return steps * self.step_s()
+        return inf
+
+    def _left(self, job: Job) -> int:
+        # A request that has outlived its prediction is expected to end with the next token.
+        return max(job.request.predicted_tokens - 1 - (self._core.step - job.start_step), 1)
+
+
+def prefill_arguments(jobs: list[Job]) -> tuple[int, int, int, int, int, int, int]:
+    """Return what `Costs.prefill` is asked for one iteration over the prompts of these requests."""
+    tokens = squared = token_rank = 0
+    adapters: dict[object, int] = {}
+    for job in jobs:
+        prompt = job.prompt_tokens
+        tokens += prompt
+        squared += prompt * prompt
+        if job.slot is not None:
+            token_rank += prompt * job.rank
+            adapters[job.slot] = job.rank
+    ranks = adapters.values()
+    return len(jobs), tokens, squared, token_rank, len(ranks), sum(ranks), max(ranks, default=0)

@@ -1,0 +1,283 @@
+"""Results as tables: one row per request, per adapter, per instant; columns are named and typed as in the files.
+
+pandas is imported when a table is built. What the columns mean is decided in `sim.metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from policies.base import FloatArray, IntArray
+from sim.metrics import (
+    NO_ADAPTER,
+    REJECTED,
+    Offered,
+    busy_ticks_at,
+    duration_s,
+    instant_s,
+    kv_tokens_at,
+    largest_gaps,
+    latencies_s,
+    tokens_at,
+    ttft_parts_s,
+)
+from sim.records import NEVER, SOURCES, STATUSES, Records
+from sim.statistics import grouped_percentiles
+from sim.ticks import TICKS_PER_S, to_ticks
+from sim.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def requests_frame(
+    trace: Trace,
+    records: Sequence[Records],
+    adapter_bytes: Sequence[int],
+    predicted_tokens: IntArray,
+    *,
+    ttft_slo_s: float | None = None,
+) -> pd.DataFrame:
+    """Return one row per offered request in id order: identity, workload, instants, latencies, adapter, outcome.
+
+    Times are seconds from the start of the trace, NaN where not reached. `queue_s`, `adapter_wait_s`, `prefill_s`,
+    `preempt_s` and `overhead_s` sum to `ttft_s` exactly. `itl_max_s` is explained at `sim.metrics.largest_gaps`.
+    A request of which no replica has a row is `unfinished`, with identity, workload and arrival only.
+
+    Args:
+        trace: the workload, of n requests.
+        records: one per replica.
+        adapter_bytes: bytes of each palette entry (ignored for the base model).
+        predicted_tokens: shape (n,), predicted output tokens.
+        ttft_slo_s: objective that `slo_ok` judges; without one it is null. A request that is not ok is not within it.
+    """
+    import pandas as pd  # noqa: PLC0415 - takes seconds to import
+
+    offered = Offered(trace, records)
+    columns = _identity(offered, adapter_bytes, predicted_tokens)
+    columns |= _instants(offered)
+    columns |= latencies_s(offered)
+    gaps = offered.spread([largest_gaps(one) for one in records], NEVER)
+    columns |= {
+        "itl_max_s": instant_s(gaps),
+        "client_queue_time_s": duration_s(offered.arrival(), offered.instant("arrival")),
+    }
+    columns |= ttft_parts_s(offered)
+    columns |= _adapter_use(offered)
+    columns |= _scheduling(offered)
+    columns |= _outcome(offered, columns["ttft_s"], ttft_slo_s)
+    return pd.DataFrame(columns, copy=False)
+
+
+def _identity(offered: Offered, adapter_bytes: Sequence[int], predicted_tokens: IntArray) -> dict[str, object]:
+    trace = offered.trace
+    ids, ranks, sizes = _palette(trace, adapter_bytes)
+    nothing = np.full(len(trace), None, dtype=object)
+    known = offered.known
+    return {
+        "request_id": np.arange(len(trace), dtype=np.int64),
+        "adapter_id": _text(ids[trace.adapter]),
+        "adapter_rank": ranks[trace.adapter].astype(np.int16),
+        "adapter_bytes": sizes[trace.adapter],
+        "tenant": _text(nothing),
+        "slo_class": _text(nothing),
+        "replica": _nullable(offered.replica, offered.replica >= 0, "Int16"),
+        "prompt_tokens": trace.prompt_tokens.astype(np.int32),
+        "output_tokens": trace.output_tokens.astype(np.int32),
+        "predicted_output_tokens": predicted_tokens.astype(np.int32),
+        "wrs": np.where(known, offered.column("weight_ppm") / 10**6, np.nan),
+        "queue_id": _nullable(offered.column("lane"), known, "Int16"),
+    }
+
+
+def _palette(trace: Trace, adapter_bytes: Sequence[int]) -> tuple[np.ndarray, IntArray, IntArray]:
+    """Return id (None: base model), rank and bytes (0: base model) of each palette entry."""
+    ids = np.array([spec.id if spec else None for spec in trace.palette], dtype=object)
+    ranks = np.array([spec.rank if spec else 0 for spec in trace.palette], dtype=np.int64)
+    sizes = [size if spec else 0 for spec, size in zip(trace.palette, adapter_bytes, strict=True)]
+    return ids, ranks, np.array(sizes, dtype=np.int64)
+
+
+def _instants(offered: Offered) -> dict[str, object]:
+    names = {"send_s": "arrival", "admitted_s": "admitted", "adapter_ready_s": "ready"}
+    names |= {"first_token_s": "first_token", "finish_s": "finish"}
+    columns: dict[str, object] = {"arrival_s": instant_s(offered.arrival())}
+    return columns | {column: instant_s(offered.instant(name)) for column, name in names.items()}
+
+
+def _adapter_use(offered: Offered) -> dict[str, object]:
+    words = np.array([*SOURCES, None], dtype=object)
+    source = np.where(offered.instant("admitted") == NEVER, len(SOURCES), offered.column("source", NO_ADAPTER))
+    return {
+        "adapter_source": _text(words[source]),
+        "adapter_load_s": instant_s(offered.instant("load")),
+        "adapter_load_bytes": offered.column("load_bytes"),
+        "pcie_wait_s": instant_s(offered.instant("link_wait")),
+    }
+
+
+def _scheduling(offered: Offered) -> dict[str, object]:
+    steps = offered.column("steps")
+    mean_batch = np.where(steps > 0, offered.column("batch_sum") / np.maximum(steps, 1), np.nan)
+    return {
+        "n_preempt": offered.column("preemptions").astype(np.int32),
+        "n_bypassed": offered.column("bypassed").astype(np.int32),
+        "n_iterations": steps.astype(np.int32),
+        "mean_batch": mean_batch,
+    }
+
+
+def _outcome(offered: Offered, ttft_s: object, ttft_slo_s: float | None) -> dict[str, object]:
+    error = np.full(len(offered.trace), None, dtype=object)
+    for one in offered.records:
+        error[list(one.rejections)] = list(one.rejections.values())
+    judged = np.full(len(error), ttft_slo_s is not None)
+    good = offered.completed & (np.asarray(ttft_s) <= (ttft_slo_s or 0.0))
+    return {
+        "status": _text(np.array(STATUSES, dtype=object)[offered.status]),
+        "error": _text(error),
+        "slo_ok": _nullable(good, judged, "boolean"),
+    }
+
+
+def _text(values: np.ndarray) -> pd.Series:
+    import pandas as pd  # noqa: PLC0415
+
+    return pd.Series(values, dtype="str")
+
+
+def _nullable(values: np.ndarray, known: np.ndarray, dtype: Literal["Int16", "boolean"]) -> pd.Series:
+    import pandas as pd  # noqa: PLC0415
+
+    column: pd.Series = pd.Series(values).astype(dtype).where(known)
+    return column
+
+
+def adapters_frame(trace: Trace, records: Sequence[Records], adapter_bytes: Sequence[int]) -> pd.DataFrame:
+    """Return one row per adapter of the palette (the base model has none), in palette order.
+
+    `hits` are requests that found the adapter on the GPU at first admission, `misses` those that did not. `resident_s`
+    adds, over replicas, the time from the end of each transfer to the eviction or the end of the run. The percentiles
+    of TTFT are over completed requests, NaN where there is none.
+
+    Args:
+        trace: the workload.
+        records: one per replica.
+        adapter_bytes: bytes of each palette entry.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    offered = Offered(trace, records)
+    n, adapter, hit = len(trace.palette), trace.adapter, offered.hit_codes()
+    ids, ranks, sizes = _palette(trace, adapter_bytes)
+    ttft_s = np.where(offered.completed, latencies_s(offered)["ttft_s"], np.nan)
+    requests = np.bincount(adapter, minlength=n)
+    columns: dict[str, object] = {"adapter_id": _text(ids), "rank": ranks.astype(np.int16), "bytes": sizes}
+    columns |= {"requests": requests, "hits": np.bincount(adapter[hit == 1], minlength=n)}
+    columns |= {"misses": np.bincount(adapter[hit == 0], minlength=n)} | _movements(records, n)
+    columns["p50_ttft_s"] = grouped_percentiles(ttft_s, adapter, n, 50)
+    columns["p99_ttft_s"] = grouped_percentiles(ttft_s, adapter, n, 99)
+    columns["traffic_share"] = requests / max(len(trace), 1)
+    is_adapter = np.array([spec is not None for spec in trace.palette], dtype=np.bool_)
+    return pd.DataFrame(columns)[is_adapter].reset_index(drop=True)
+
+
+def _movements(records: Sequence[Records], n: int) -> dict[str, object]:
+    """Count what the link and the cache did with each of n palette entries."""
+    names = ("loads", "prefetches", "useful_prefetches", "evictions", "bytes_loaded")
+    counts = {name: np.zeros(n, dtype=np.int64) for name in names}
+    resident_s = np.zeros(n)
+    for one in records:
+        adapter, is_prefetch = one.transfers["adapter"], one.transfers["kind"] == 1
+        np.add.at(counts["loads"], adapter[~is_prefetch], 1)
+        np.add.at(counts["prefetches"], adapter[is_prefetch], 1)
+        np.add.at(counts["bytes_loaded"], adapter, one.transfers["bytes"])
+        np.add.at(counts["useful_prefetches"], list(one.useful_prefetches), list(one.useful_prefetches.values()))
+        np.add.at(counts["evictions"], one.evictions["adapter"], 1)
+        resident_s += _resident_ticks(one, n) / TICKS_PER_S
+    return counts | {"resident_s": resident_s}
+
+
+def _resident_ticks(one: Records, n: int) -> IntArray:
+    # Loads and evictions of an adapter alternate, so its stays add up to evictions - loads (+ the end, if it stayed).
+    # The sums may wrap around; their difference is right all the same because it fits.
+    adapter, gone = one.transfers["adapter"], one.evictions["adapter"]
+    stays = np.maximum(np.bincount(adapter, minlength=n) - np.bincount(gone, minlength=n), 0)
+    ticks: IntArray = stays * one.end
+    np.subtract.at(ticks, adapter, one.transfers["end"])
+    np.add.at(ticks, gone, one.evictions["time"])
+    return ticks
+
+
+def timeseries_frame(
+    trace: Trace, records: Sequence[Records], *, step_s: float = 1.0, kv_token_bytes: int = 0
+) -> pd.DataFrame:
+    """Return the state every `step_s` seconds, up to the first such instant at or after the end of the run.
+
+    A row tells what holds at `t_s`, everything of that instant included; `pcie_busy` (share of the link's time, mean
+    over replicas) and `tokens_per_s` are about the interval that ends there. A request runs from its first admission to
+    its end, and waits before. vLLM calls these num_requests_running, num_requests_waiting and kv_cache_usage.
+
+    Args:
+        trace: the workload.
+        records: one per replica.
+        step_s: seconds between rows.
+        kv_token_bytes: bytes of K and V of one token.
+
+    Raises:
+        ValueError: if step_s is not positive.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    step = to_ticks(step_s)
+    if step == 0:
+        msg = f"step_s must be at least 1e-12, got {step_s}"
+        raise ValueError(msg)
+    end = max((one.end for one in records), default=0)
+    at = np.arange(-(-end // step) + 1, dtype=np.int64) * step
+    kv_tokens = sum((kv_tokens_at(trace, one, at) for one in records), np.zeros_like(at))
+    emitted = sum((tokens_at(one, at) for one in records), np.zeros_like(at))
+    busy = sum((busy_ticks_at(one, at) for one in records), np.zeros_like(at))
+    columns: dict[str, FloatArray | IntArray] = {"t_s": at / TICKS_PER_S} | _request_counts(Offered(trace, records), at)
+    columns |= {"kv_tokens": kv_tokens, "kv_bytes": kv_tokens * kv_token_bytes} | _memory(records, at)
+    columns["pcie_busy"] = np.diff(busy, prepend=0) / (step * max(len(records), 1))
+    columns["tokens_per_s"] = np.diff(emitted, prepend=0) / (step / TICKS_PER_S)
+    return pd.DataFrame(columns).iloc[1:].reset_index(drop=True)
+
+
+def _request_counts(offered: Offered, at: IntArray) -> dict[str, IntArray]:
+    taken = offered.status != REJECTED
+    instants = (offered.sent()[taken], offered.instant("admitted")[taken], offered.instant("finish")[taken])
+    sent, admitted, finished = (np.searchsorted(np.sort(ticks), at, side="right") for ticks in instants)
+    return {"running": admitted - finished, "waiting": sent - admitted}
+
+
+def _memory(records: Sequence[Records], at: IntArray) -> dict[str, IntArray]:
+    resident_bytes, in_use_bytes, resident = (np.zeros_like(at) for _ in range(3))
+    for one in records:
+        row = np.searchsorted(one.memory["time"], at, side="right")  # row 0: before the first change
+        resident_bytes += np.append(0, one.memory["resident_bytes"])[row]
+        in_use_bytes += np.append(0, one.memory["in_use_bytes"])[row]
+        resident += np.append(0, one.memory["resident"])[row]
+    idle = resident_bytes - in_use_bytes
+    return {"adapter_bytes_inuse": in_use_bytes, "adapter_bytes_idle": idle, "n_adapters_resident": resident}
+
+
+def p99_over_time(requests: pd.DataFrame, window_s: float = 50.0) -> pd.DataFrame:
+    """Return the P99 of `ttft_s` by window of arrival: `t_s` (start of the window), `p99_ttft_s`, `n` requests in it.
+
+    Args:
+        requests: a table with `arrival_s` and `ttft_s`; requests without a first token are left out.
+        window_s: length of a window in seconds, positive.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    reached = requests["ttft_s"].notna().to_numpy()
+    ttft_s = requests["ttft_s"].to_numpy()[reached]
+    window = (requests["arrival_s"].to_numpy()[reached] // window_s).astype(np.int64)
+    n = int(window.max(initial=-1)) + 1
+    p99 = grouped_percentiles(ttft_s, window, n, 99)
+    return pd.DataFrame({"t_s": np.arange(n) * window_s, "p99_ttft_s": p99, "n": np.bincount(window, minlength=n)})

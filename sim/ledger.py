@@ -1,0 +1,160 @@
+"""Writes what happens into the records: instants, token gaps, transfers. It observes the core and decides nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.job import AdapterSlot, Job
+from sim.link import Transfer
+from sim.memory import GpuMemory
+from sim.records import NEVER, STATUSES, Records
+from sim.shape import BatchShape
+
+if TYPE_CHECKING:
+    from sim.core import Decode
+
+OK, REJECTED, UNFINISHED = range(len(STATUSES))
+
+
+class Ledger:
+    """The records of one replica, kept as the core runs."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self._steps = 0
+        self._batch_sum = 0
+        self._segments = 0
+        self._last_emission = 0
+        self._fresh: dict[Job, int] = {}  # requests that have not decoded since their prefill, and when that ended
+        self._stall_start: int | None = None
+
+    def rejected(self, job: Job, reason: str) -> None:
+        """A request can never be served."""
+        self.records.rejections[job.request.id] = reason
+        self._row(job, REJECTED, NEVER)
+
+    def admitted(self, job: Job, source: int, now: int) -> None:
+        """A request has joined; where its adapter was matters the first time only."""
+        if job.admitted == NEVER:
+            job.admitted = now
+            job.source = source
+
+    def adapter_ready(self, job: Job, transfer: Transfer, now: int) -> None:
+        """The transfer that an admitted request waited for is complete."""
+        if job.ready == NEVER:
+            job.ready = now
+        if job.loads_for_itself:
+            job.load += transfer.ticks
+            job.load_bytes += transfer.slot.size
+            job.link_wait += transfer.started - transfer.queued
+            job.loads_for_itself = False
+
+    def transferred(self, transfer: Transfer, now: int) -> None:
+        """A transfer is complete."""
+        slot = transfer.slot
+        kind = 0 if transfer.is_demand else 1
+        self.records.transfers.add((transfer.queued, transfer.started, now, slot.index, slot.size, kind))
+
+    def prefetch_was_useful(self, slot: AdapterSlot) -> None:
+        """A request is the first to use a prefetched copy."""
+        useful = self.records.useful_prefetches
+        useful[slot.index] = useful.get(slot.index, 0) + 1
+
+    def evicted(self, slot: AdapterSlot, now: int) -> None:
+        """An adapter has left memory."""
+        self.records.evictions.add((now, slot.index))
+
+    def forced(self, evictions: int) -> None:
+        """Idle adapters had to leave so that running requests could grow."""
+        self.records.forced_evictions += evictions
+
+    def memory(self, now: int, memory: GpuMemory) -> None:
+        """Note adapter memory if it has changed."""
+        if memory.changed:
+            memory.changed = False
+            self.records.memory.add((now, memory.adapter_bytes, memory.active_bytes, len(memory.held)))
+
+    def stands_still(self, now: int, *, stands_still: bool) -> None:
+        """Note when the engine begins and ends to wait for a blocking load."""
+        if stands_still:
+            self._stall_start = now if self._stall_start is None else self._stall_start
+        elif self._stall_start is not None:
+            self.records.stalls.add((self._stall_start, now - self._stall_start))
+            self._stall_start = None
+
+    def prefill(self, jobs: list[Job], now: int, ticks: int, tokens: int) -> None:
+        """A prefill iteration starts."""
+        self.records.prefills.add((now, ticks, len(jobs), tokens))
+        for job in jobs:
+            if job.prefill_start == NEVER:
+                job.prefill_start = now
+
+    def first_token(self, job: Job, now: int) -> None:
+        """A prefill has ended; the request's very first token is what its user sees."""
+        if job.first_token == NEVER:
+            job.first_token = now
+        job.start_batch_sum = self._batch_sum
+        if job.output_tokens > 1:
+            self._fresh[job] = now
+            if job.first_segment == NEVER:
+                job.first_segment = self._segments
+
+    def decoded(self, step: Decode, shape: BatchShape) -> None:
+        """A run of decode steps has ended; `shape` is still the batch before it."""
+        records, batch, count = self.records, shape.requests, step.steps
+        records.segments.add((step.start, step.first, step.growth, count, batch, shape.context_tokens + batch))
+        first_end = step.start + step.first
+        for emitted in self._fresh.values():
+            records.gaps.add((first_end - emitted, 1))
+        older = batch - len(self._fresh)
+        if older:
+            records.gaps.add((first_end - self._last_emission, older))
+        self._fresh.clear()
+        self._last_emission = step.start + step.ticks
+        self._segments += 1
+        self._steps += count
+        self._batch_sum += batch * count
+
+    def stopped(self, job: Job, steps: int) -> None:
+        """A running request was stopped after so many decode steps and will start again."""
+        self._fresh.pop(job, None)
+        self._worked(job, steps)
+
+    def finished(self, job: Job, steps: int, now: int) -> None:
+        """A request is complete after so many decode steps since its last start."""
+        self._worked(job, steps)
+        if job.output_tokens > 1:
+            job.last_segment = self._segments - 1
+        self._row(job, OK, now)
+
+    def _worked(self, job: Job, steps: int) -> None:
+        job.steps += steps
+        job.batch_sum += self._batch_sum - job.start_batch_sum
+
+    def _row(self, job: Job, status: int, finish: int) -> None:
+        request = job.request
+        self.records.requests.add(
+            (
+                request.id,
+                status,
+                job.arrival,
+                job.admitted,
+                job.ready,
+                job.prefill_start,
+                job.first_token,
+                finish,
+                job.preempted,
+                job.source,
+                job.load,
+                job.load_bytes,
+                job.link_wait,
+                job.preemptions,
+                request.bypassed,
+                job.steps,
+                job.batch_sum,
+                request.lane,
+                round(request.weight * 1_000_000),
+                job.first_segment,
+                job.last_segment,
+            )
+        )
