@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -156,7 +157,7 @@ def _bounds(cuts: list[IntArray], n: int) -> list[int]:
 
 
 def _summary(points: FloatArray, bounds: list[int]) -> Clusters:
-    groups = [points[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    groups = [points[a:b] for a, b in pairwise(bounds) if b > a]
     centroids = np.array([group.mean() for group in groups])
     wcss = sum(float(np.square(group - mean).sum()) for group, mean in zip(groups, centroids, strict=True))
     return Clusters(centroids, wcss)

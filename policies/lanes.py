@@ -1,4 +1,4 @@
-"""Lanes with token quotas: who may be admitted, who may pass, who must give way. Where the lanes end is a subclass's matter."""
+"""Lanes with token quotas: who is admitted, who may pass, who must give way. Where lanes end is a subclass's matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chameleon's scheduler: lanes cut by k-means over recent requests, quotas from a queueing model; and the static variant."""
+"""Chameleon's scheduler: lanes by k-means over recent requests, quotas from a queueing model; its static variant."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class Window:
 
 
 def _sums(lane: IntArray, seconds: FloatArray, lanes: int) -> tuple[FloatArray, IntArray]:
-    return np.bincount(lane, weights=seconds, minlength=lanes), np.bincount(lane, minlength=lanes)
+    total: FloatArray = np.bincount(lane, weights=seconds, minlength=lanes).astype(np.float64)
+    return total, np.bincount(lane, minlength=lanes)
 
 
 def divide(total_tokens: int, minimum_tokens: FloatArray, remainder: Remainder) -> list[int]:
@@ -147,7 +148,7 @@ class MultiQueue(LaneScheduler):
         squash: bool = True,
     ) -> None:
         super().__init__(
-            lanes=max_lanes,
+            lanes=at_least("max_lanes", max_lanes, 1),
             a=a,
             b=b,
             size=size,

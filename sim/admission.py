@@ -34,7 +34,7 @@ class Round:
 
     def is_resident(self, adapter: Adapter | None) -> bool:
         """Whether the adapter (None: the base model) could be used now without a load."""
-        return adapter is None or self._core.slots[adapter].ready
+        return adapter is None or self._core.adapters.slots[adapter].ready
 
     def try_add(self, request: Request) -> bool:
         """Admit a waiting request, or change nothing and return False.
@@ -93,10 +93,10 @@ class Round:
         options = self._core.options
         if job.prompt_tokens > self._left_tokens:
             return Refusal.PROMPT_TOKENS
-        if self._core.admitted_count >= options.running_requests:
+        if len(self._core.live) >= options.running_requests:
             return Refusal.RUNNING
         is_new = job.slot is not None and not job.slot.users
-        if is_new and self._core.active_adapters >= options.distinct_adapters:
+        if is_new and self._core.adapters.active >= options.distinct_adapters:
             return Refusal.ADAPTERS
         return self._memory_refusal(job)
 

@@ -1,8 +1,9 @@
 """When requests arrive: renewal processes, a slowly moving rate, bursts. No lengths, no adapters here.
 
 Every process is drawn free of the rate and brought to it afterwards, so that two runs at different rates are paired.
-The numbers of `conv` and `code` are fitted to the Azure LLM Inference Dataset 2023 (github.com/Azure/AzurePublicDataset,
-CC-BY-4.0; described in Splitwise, ISCA 2024); changed: summarised as rate and burst processes.
+The numbers of `conv` and `code` are fitted to the Azure LLM Inference Dataset 2023
+(github.com/Azure/AzurePublicDataset, CC-BY-4.0; described in Splitwise, ISCA 2024); changed: summarised as rate and
+burst processes.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class ConvArrivals(_Arrivals):
         gaps, minutes = rng.spawn(2)
         work = np.cumsum(gaps.standard_exponential(requests)) / rate_per_s
         done_s = self._integrated_rate_s(float(work[-1]) if requests else 0.0, minutes)
-        return np.interp(work, done_s, 60.0 * np.arange(len(done_s)))
+        arrival_s: FloatArray = np.interp(work, done_s, 60.0 * np.arange(len(done_s)))
+        return arrival_s
 
     def _integrated_rate_s(self, needed_s: float, rng: np.random.Generator) -> FloatArray:
         """Return seconds at the mean rate worked off by each full minute, from 0 to at least `needed_s`."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from sim.hardware import Hardware, Rate, Seconds, Strict
 from sim.models import DEFAULT_MODULES, Model
@@ -27,24 +27,18 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 MEDIUM_PROMPT_TOKENS = 370
 
 REFERENCE_PROJECTIONS = 128  # q, k, v, o of 32 layers: what `lora_token_s` and `active_s` were found for
+REFERENCE_LAYERS = 32  # what `launch_s` was found for
 REFERENCE_HIDDEN = 4096  # what `elementwise_s_per_token` was found for
 
 PER_TOKEN_KERNELS = {"bgmv", "mbgmv"}  # every token re-reads its adapter
 MATRIX_KERNELS = {"segmented", "vllm_v1", "torch_loop"}  # an adapter is read once for all its tokens
 
-
 # Sources: docs/costs.md. What is not named is 0 (a factor: 1).
 KERNEL_DEFAULTS: dict[str, dict[str, float]] = {
-    "bgmv": {"lora_token_s": 31.35e-6, "padded_share": 1.0},
+    "bgmv": {"lora_token_s": 31.35e-6, "padded_share": 1},
     "mbgmv": {"lora_token_s": 31.35e-6},
     "segmented": {"active_s": 1.05e-3},
-    "vllm_v1": {
-        "lora_token_s": 24e-6,
-        "padded_share": 1.0,
-        "distinct_s": 0.321e-3,
-        "enabled_s": 1.3e-3,
-        "slot_s": 23.7e-6,
-    },
+    "vllm_v1": {"lora_token_s": 24e-6, "padded_share": 1, "distinct_s": 321e-6, "enabled_s": 1.3e-3, "slot_s": 23.7e-6},
     "torch_loop": {"active_s": 9e-3, "distinct_s": 6.4e-3},
     "merged": {},
     "none": {},
@@ -58,8 +52,9 @@ class EngineCosts(Strict):
         host_s: host time of an iteration that nothing hides.
         host_per_running_s: the same per running request, in decode.
         prefill_host_s: host time of a prefill iteration, in place of `host_s`.
-        launch_s: CPU time to launch one iteration's kernels; an iteration lasts at least this long (0: CUDA graphs).
-        graph_buckets: batch sizes that decode is padded to, ascending; larger batches are not padded.
+        launch_s: CPU time to launch an iteration's kernels, for 32 layers; scales with their number. An iteration lasts
+            at least this long (0: CUDA graphs).
+        graph_buckets: batch sizes that decode is padded to; larger batches are not padded.
         kernel: the LoRA kernel; it chooses the live terms and the defaults of the fields below.
         lora_token_s: per token of an iteration with adapters, for 128 adapted projections; scales with their number.
         l2_bytes_per_s: rate at which a token re-reads its adapter; None: the hardware's. Only bgmv and mbgmv.
@@ -92,14 +87,6 @@ class EngineCosts(Strict):
         if not isinstance(given, dict):
             return given
         return {**KERNEL_DEFAULTS.get(str(given.get("kernel", "none")), {}), **given}
-
-    @field_validator("graph_buckets")
-    @classmethod
-    def _ascends(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
-        if list(buckets) != sorted(set(buckets)):
-            msg = f"graph_buckets must ascend, got {list(buckets)}"
-            raise ValueError(msg)
-        return buckets
 
 
 class CostModel:
@@ -251,7 +238,7 @@ class CostModel:
         width = 2 * model.layers * model.heads * model.head_dim
         # In ticks, but not a whole number: a square of tokens is too short for that on a fast GPU.
         self._square = TICKS_PER_S * engine.enabled_factor * width / attention.prefill_flops_per_s
-        self._launch = to_ticks(engine.launch_s)
+        self._launch = to_ticks(engine.launch_s * model.layers / REFERENCE_LAYERS)
         self._prefill_host = to_ticks(engine.prefill_host_s)
 
     def _set_lora_rates(self, projections: float) -> None:
@@ -271,7 +258,7 @@ class CostModel:
         self._read_prefill = read if kernel in MATRIX_KERNELS else 0
 
     def _padded(self, requests: int) -> int:
-        return next((bucket for bucket in self._engine.graph_buckets if bucket >= requests), requests)
+        return min((bucket for bucket in self._engine.graph_buckets if bucket >= requests), default=requests)
 
     def _batch(self, requests: int) -> tuple[int, int, int]:
         """Return what depends on the batch size alone: host, GPU without adapters, what any adapter adds."""

@@ -11,7 +11,7 @@ from sim.records import NEVER, STATUSES, Records
 from sim.shape import BatchShape
 
 if TYPE_CHECKING:
-    from sim.core import Decode
+    from sim.steps import Decode
 
 OK, REJECTED, UNFINISHED = range(len(STATUSES))
 

@@ -1,17 +1,21 @@
-"""How long prompts and outputs are: mixtures fitted to public traces, and uniform integers. No times, no adapters here.
+"""How long prompts and outputs are: drawn from fitted mixtures or uniformly, then scaled, dropped or cut as declared.
 
-The statistics of `conv` and `code` are fitted to the Azure LLM Inference Dataset 2023 (github.com/Azure/AzurePublicDataset,
-CC-BY-4.0; described in Splitwise, ISCA 2024); changed: summarised as mixtures. Those of `mooncake` are fitted to the
-Mooncake conversation trace (github.com/kvcache-ai/Mooncake, Apache-2.0; described in Mooncake, FAST 2025); changed likewise.
+The statistics of `conv` and `code` are fitted to the Azure LLM Inference Dataset 2023
+(github.com/Azure/AzurePublicDataset, CC-BY-4.0; described in Splitwise, ISCA 2024); changed: summarised as mixtures.
+Those of `mooncake` are fitted to the Mooncake conversation trace (github.com/kvcache-ai/Mooncake, Apache-2.0;
+described in Mooncake, FAST 2025); changed likewise.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sim.trace import Trace
 
 IntArray = npt.NDArray[np.int64]
 
@@ -50,12 +54,12 @@ class _Lengths(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     def draw(self, requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Return input and output tokens, each of shape (requests,) and at least 1; more requests keep the first ones."""
+        """Return input and output tokens, each of shape (requests,), at least 1; more requests keep the first ones."""
         raise NotImplementedError
 
 
 class MixtureLengths(_Lengths):
-    """Input and output drawn together from a Gaussian mixture in natural-log space, rounded and clipped to the data's range."""
+    """Input and output together from a Gaussian mixture in natural-log space, rounded, clipped to the data's range."""
 
     family: Literal["conv", "code", "mooncake"] = Field(
         "conv", description="whose lengths: Azure 2023 conversation or code completion, or Mooncake conversation"
@@ -131,3 +135,58 @@ Lengths = Annotated[
     Annotated[MixtureLengths | UniformLengths, Field(discriminator="family")],
     BeforeValidator(_spell_out),
 ]
+
+
+def noted(trace: Trace, what: str, rows: int | np.int64) -> Trace:
+    """Return the trace with one more note."""
+    return replace(trace, notes=(*trace.notes, (what, int(rows))))
+
+
+def _scaled(trace: Trace, scale: float) -> Trace:
+    if scale == 1:
+        return trace
+    prompt, output = (np.rint(tokens / scale) for tokens in (trace.prompt_tokens, trace.output_tokens))
+    clamped = ((prompt < 1) | (output < 1)).sum()
+    shorter = replace(
+        trace,
+        prompt_tokens=np.maximum(prompt, 1).astype(np.int64),
+        output_tokens=np.maximum(output, 1).astype(np.int64),
+    )
+    shorter = noted(shorter, f"lengths divided by {scale:g}", len(trace))
+    return noted(shorter, "rows with a length clamped to 1 after that", clamped)
+
+
+def _dropped(trace: Trace, most: int) -> Trace:
+    keep = trace.prompt_tokens + trace.output_tokens <= most
+    if not keep.any():
+        msg = f"drop_over_tokens is {most}, and no request is that short"
+        raise ValueError(msg)
+    kept = replace(
+        trace,
+        arrival_s=trace.arrival_s[keep],
+        prompt_tokens=trace.prompt_tokens[keep],
+        output_tokens=trace.output_tokens[keep],
+        adapter=trace.adapter[keep],
+    )
+    return noted(kept, f"rows over {most} tokens dropped", (~keep).sum())
+
+
+def _truncated(trace: Trace, most: int) -> Trace:
+    output = np.minimum(trace.output_tokens, most - 1)
+    prompt = np.minimum(trace.prompt_tokens, most - output)
+    over = (trace.prompt_tokens + trace.output_tokens > most).sum()
+    return noted(replace(trace, prompt_tokens=prompt, output_tokens=output), f"rows truncated to {most} tokens", over)
+
+
+def fitted(trace: Trace, scale: float, drop_over_tokens: int | None, truncate_tokens: int | None) -> Trace:
+    """Return the trace with lengths divided by `scale`, then long rows dropped, then the rest truncated, all noted.
+
+    Raises:
+        ValueError: if no row is left.
+    """
+    trace = _scaled(trace, scale)
+    if drop_over_tokens is not None:
+        trace = _dropped(trace, drop_over_tokens)
+    if truncate_tokens is not None:
+        trace = _truncated(trace, truncate_tokens)
+    return trace

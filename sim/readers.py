@@ -1,4 +1,4 @@
-"""Trace files in and out: public formats and our own CSV become a `Trace`, and back. Nothing is drawn here but tick jitter.
+"""Trace files in and out: public formats and our own CSV become a `Trace`, and back. Nothing is drawn but tick jitter.
 
 Every row that is changed, dropped or moved is counted in `Trace.notes`; a time unit is never guessed.
 """
@@ -105,7 +105,7 @@ def _parse(rows: Rows, problems: Problems) -> _Table:
 
 def _keep(table: _Table, zero_output: str) -> BoolArray:
     """Return which rows stay and note why the others go."""
-    keep = table.usable.copy()
+    keep: BoolArray = table.usable.copy()
     _note(table, "rows with an empty cell dropped", ~keep)
     zero_prompt = keep & (table.prompt == 0)
     _note(table, "rows with zero input tokens dropped", zero_prompt)
@@ -113,8 +113,9 @@ def _keep(table: _Table, zero_output: str) -> BoolArray:
     zero = keep & (table.output == 0)
     if zero_output == "drop":
         _note(table, "rows with zero output tokens dropped", zero)
-        return keep & ~zero
-    _note(table, "rows with zero output tokens clamped to 1", zero)
+        keep &= ~zero
+    else:
+        _note(table, "rows with zero output tokens clamped to 1", zero)
     return keep
 
 
@@ -139,7 +140,8 @@ def _seconds(table: _Table, order: IntArray) -> FloatArray:
         return time.astype(np.float64)
     if table.format.times is FORMATS["vidur"].times:
         _note(table, "rows shifted so that the first arrives at 0 s", np.full(len(time), time[0] != 0))
-    return (time - time[0]) / table.format.per_s
+    arrival_s: FloatArray = (time - time[0]) / table.format.per_s
+    return arrival_s
 
 
 def _spread(table: _Table, arrival_s: FloatArray, tick_s: float, seed: int) -> FloatArray:
@@ -208,7 +210,7 @@ def _check_options(zero_output: str, limit: int | None) -> None:
 
 
 def write_canonical(trace: Trace, path: str | Path) -> None:
-    """Write our own CSV, exact to the last bit of every float; a name ending in .gz is gzipped. Appears whole or not at all."""
+    """Write our own CSV, exact to the last bit, whole or not at all; a name ending in .gz is gzipped."""
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     unfinished = Path(name)
@@ -216,7 +218,7 @@ def write_canonical(trace: Trace, path: str | Path) -> None:
         with os.fdopen(handle, "wb") as raw:
             # no name and no time in the gzip header: the same trace gives the same bytes
             binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if target.suffix == ".gz" else raw
-            with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:  # type: ignore[type-var]
+            with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
                 _write_rows(trace, text)
         unfinished.chmod(0o644)
         unfinished.replace(target)

@@ -1,4 +1,4 @@
-"""Cells of a trace file turned into numbers and instants; whatever is wrong is collected with its line. No files here."""
+"""Cells of a trace file turned into numbers and instants; what is wrong is collected with its line. No files here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INSTANT = re.compile(
 
 
 class TraceError(ValueError):
-    """A trace file that cannot be read; the text has one line for each problem, `path:line: what, the value, what is allowed`."""
+    """A trace file that cannot be read; one line for each problem: `path:line: what, the value, what is allowed`."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -136,7 +136,7 @@ def _is_date(stamp: str) -> bool:
 def instants(
     cells: Sequence[str], lines: Sequence[int], column: str, problems: Problems
 ) -> tuple[npt.NDArray[np.int64], BoolArray]:
-    """Return dates as ns since 1970 UTC (a stamp without a zone counts as UTC) and which are present, both of shape (n,)."""
+    """Return dates as ns since 1970 (UTC where no zone is given) and which are present, both of shape (n,)."""
     stamps: list[str] = []
     zones_ns: list[int] = []
     for line, cell in zip(lines, cells, strict=True):

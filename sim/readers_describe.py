@@ -1,6 +1,8 @@
-"""What a workload looks like in a few numbers, so that runs over different generators can be compared. Draws nothing."""
+"""What a workload looks like in a few numbers, so that runs over different generators can be compared."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +48,7 @@ def _rank_mix(trace: Trace, counts: npt.NDArray[np.int64]) -> dict[int, float]:
 
 
 def skew(counts: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> dict[str, float | None]:
-    """Return the share of the most used adapter and of the ten most used, and 2^H of the shares (effective adapters)."""
+    """Return the share of the most used adapter, of the ten most used, and 2^H of the shares (effective adapters)."""
     used = np.sort(counts[counts > 0])[::-1]
     if not len(used):
         return {"top1_share": None, "top10_share": None, "effective_adapters": None}
@@ -59,7 +61,7 @@ def skew(counts: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> dict[str, f
     }
 
 
-def describe(trace: Trace) -> dict[str, object]:
+def describe(trace: Trace) -> dict[str, Any]:
     """Return the numbers that characterise a trace with at least one row, ready for JSON.
 
     Times are in seconds, lengths in tokens, shares in 0..1; None where the trace is too short for the number.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,40 +23,20 @@ from sim.metrics import (
 from sim.records import NEVER, Records
 from sim.statistics import Described, describe, grouped_percentiles
 from sim.ticks import TICKS_PER_S
-from sim.trace import Trace
+
+if TYPE_CHECKING:
+    from sim.results import Run
 
 SCHEMA_VERSION = 1
 PARTS = ("queue", "adapter_wait", "prefill", "preempt", "overhead")
 Summary = dict[str, Any]
 
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What a finished run leaves behind, and what it was a run of.
-
-    Attributes:
-        trace: the workload, of n requests.
-        records: one per replica.
-        adapter_bytes: bytes of each palette entry; that of the base model is ignored.
-        predicted_tokens: shape (n,), output tokens as predicted.
-        system: name of the policies and options.
-        hardware: name of the GPU profile.
-        model: name of the base model.
-        seed: seed of the run's random streams.
-        kv_token_bytes: bytes of K and V of one token.
-        ttft_slo_s: objective for the time to first token; None for none.
-    """
-
-    trace: Trace
-    records: tuple[Records, ...]
-    adapter_bytes: Sequence[int]
-    predicted_tokens: IntArray
-    system: str
-    hardware: str
-    model: str
-    seed: int
-    kv_token_bytes: int = 0
-    ttft_slo_s: float | None = None
+# Bounds of the verdict on the queue; see `stability`.
+TREND_BATCHES = 20
+TREND_Z = 2.33  # 1 % one-sided
+GROWTH = 2.0
+LATE_SHARE = 0.02
+DEEP_SHARE = 0.05
 
 
 def summarise(run: Run) -> Summary:
@@ -109,7 +88,9 @@ def _request_counts(offered: Offered) -> dict[str, int]:
     return {"offered": len(offered.trace)} | counts
 
 
-def _metrics(latencies: dict[str, FloatArray], completed: np.ndarray, records: Sequence[Records]) -> dict[str, Described]:
+def _metrics(
+    latencies: dict[str, FloatArray], completed: np.ndarray, records: Sequence[Records]
+) -> dict[str, Described]:
     gaps, weights = token_gaps(records)
     metrics = {f"{name}_ms": describe(latencies[f"{name}_s"][completed] * 1e3) for name in ("ttft", "tpot")}
     metrics["itl_ms"] = describe(gaps / (TICKS_PER_S // 1000), weights)
@@ -226,3 +207,74 @@ def _stability_of(offered: Offered) -> Summary:
     taken = offered.status != REJECTED
     end_s = max((one.end for one in offered.records), default=0) / TICKS_PER_S
     return stability(instant_s(offered.sent())[taken], instant_s(offered.instant("admitted"))[taken], end_s)
+
+
+def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> Summary:
+    """Say whether the queue kept up with its arrivals; a percentile from one that did not depends on the horizon.
+
+    `overloaded`: work was left over when arrivals ended, and the queue had grown throughout. `backlogged`: work was
+    left over without such a trend, or the queue was deep at some time. `stable`: neither.
+    Left over: the last admission comes 2 % of the span of arrivals after the last arrival, or 2 % were never admitted.
+    Grown: the delays of 20 successive batches of requests rise (Mann-Kendall test, 1 %), and the mean number waiting
+    in the last quarter of the span is at least twice that of the first half. Deep: a batch waits 5 % of the span.
+
+    Args:
+        sent_s: shape (n,), when requests came, rejected ones left out.
+        admitted_s: shape (n,), when they left the queue; NaN for never.
+        end_s: end of the run.
+    """
+    order = np.argsort(sent_s, kind="stable")
+    sent = sent_s[order]
+    left = np.fmax(np.where(np.isnan(admitted_s[order]), end_s, admitted_s[order]), sent)
+    delays_s = _batch_means(left - sent)
+    never = int(np.isnan(admitted_s).sum())
+    numbers = {
+        "span_s": float(np.ptp(sent)) if len(sent) else 0.0,
+        "drain_s": float(left.max() - sent[-1]) if len(sent) else 0.0,
+        "never_admitted": never,
+        "max_delay_s": float(delays_s.max(initial=0)),
+        "backlog_first_half": _backlog(sent, left, 0, 0.5),
+        "backlog_last_quarter": _backlog(sent, left, 0.75, 1),
+        "trend_z": _trend_z(delays_s),
+    }
+    # Requests that all came at once are a backlog whatever happened next.
+    is_late = numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
+    is_late = is_late or never >= LATE_SHARE * len(sent) > 0
+    return _verdict(numbers, is_late=is_late) | numbers
+
+
+def _batch_means(values: FloatArray) -> FloatArray:
+    edges = np.linspace(0, len(values), min(len(values), TREND_BATCHES) + 1).astype(np.int64)
+    return np.add.reduceat(values, edges[:-1]) / np.diff(edges) if len(values) else values
+
+
+def _verdict(numbers: Summary, *, is_late: bool) -> Summary:
+    span_s, drain_s, first, last = (
+        numbers[name] for name in ("span_s", "drain_s", "backlog_first_half", "backlog_last_quarter")
+    )
+    is_growing = last >= GROWTH * first and numbers["trend_z"] >= TREND_Z
+    is_deep = numbers["max_delay_s"] >= DEEP_SHARE * span_s > 0
+    verdict = "overloaded" if is_late and is_growing else "backlogged" if is_late or is_deep else "stable"
+    reason = (
+        f"{first:.3g} requests waited in the first half of {span_s:.4g} s of arrivals, {last:.3g} in the last quarter; "
+        f"the queue emptied {drain_s:.3g} s later, {numbers['never_admitted']} requests never left it"
+    )
+    return {"verdict": verdict, "reason": reason}
+
+
+def _backlog(sent: FloatArray, left: FloatArray, low: float, high: float) -> float:
+    """Return the mean number waiting between two shares of the span of arrivals."""
+    if len(sent) == 0 or sent[-1] == sent[0]:
+        return 0.0
+    start, stop = (float(sent[0] + share * (sent[-1] - sent[0])) for share in (low, high))
+    waited = np.minimum(left, stop) - np.maximum(sent, start)
+    return float(np.maximum(waited, 0).sum()) / (stop - start)
+
+
+def _trend_z(values: FloatArray) -> float:
+    """Return the Mann-Kendall statistic: how surely values rise, in standard deviations; 0 for fewer than three."""
+    n = len(values)
+    if n < 3:
+        return 0.0
+    rises = np.sign(values[None, :] - values[:, None])[np.triu_indices(n, 1)].sum()
+    return float(rises) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)

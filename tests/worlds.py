@@ -119,7 +119,7 @@ def play(world: World, boundary: Callable[[Core], None] | None = Core.check) -> 
         idle_poll_ticks=world.idle_poll_ticks,
         boundary=boundary,
     )
-    palette = replica.core.palette
+    palette = replica.core.adapters.palette
 
     def jobs() -> list[Job]:
         made = []

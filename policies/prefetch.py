@@ -1,0 +1,78 @@
+"""Prefetchers that look at the waiting queue only: none, every waiting request's adapter, S-LoRA's next batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from policies.arguments import at_least
+from policies.base import Adapter, Facts, Prefetch, Request
+
+
+class NoPrefetch(Prefetch):
+    """Bring in nothing before it is needed."""
+
+    name = "none"
+    source = "S-LoRA/S-LoRA, without --prefetch"
+
+
+class Queued(Prefetch):
+    """Bring in the adapters of waiting requests, in the order in which the scheduler would try them.
+
+    Attributes:
+        lookahead: waiting requests that are looked at; None for all.
+    """
+
+    name = "queued"
+    source = "Chameleon (MICRO'25, arXiv 2411.17741), prefetching of queued requests"
+    may_evict = True
+    only_waiting = True
+
+    def __init__(self, *, lookahead: int | None = None) -> None:
+        self.lookahead = None if lookahead is None else at_least("lookahead", lookahead, 1)
+
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:  # noqa: ARG002 - no clock
+        """Yield each distinct adapter once."""
+        return _distinct(waiting if self.lookahead is None else islice(waiting, self.lookahead))
+
+
+class SLoRAPrefetch(Prefetch):
+    """Bring in the adapters of the next batch, guessed by its prompt tokens alone, at two steps between admissions.
+
+    Attributes:
+        at_steps: decode steps since the last admission.
+    """
+
+    name = "slora"
+    source = "S-LoRA/S-LoRA, router/manager.py"
+    only_waiting = True
+
+    def __init__(self, *, at_steps: tuple[int, ...] = (5, 7)) -> None:
+        self.at_steps = at_steps
+        self.asks_at_steps = tuple(at_least("at_steps", step, 0) for step in at_steps)
+        self._prompt_tokens = 0
+
+    def start(self, facts: Facts) -> None:
+        """Learn how many prompt tokens one prefill takes."""
+        self._prompt_tokens = facts.batch_prompt_tokens
+
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:  # noqa: ARG002 - no clock
+        """Yield each distinct adapter of the waiting requests that fit into one prefill together."""
+        return _distinct(_first_prefill(waiting, self._prompt_tokens))
+
+
+def _distinct(requests: Iterable[Request]) -> Iterator[Adapter]:
+    seen: set[Adapter | None] = {None}
+    for request in requests:
+        adapter = request.adapter
+        if adapter is not None and adapter not in seen:
+            seen.add(adapter)
+            yield adapter
+
+
+def _first_prefill(waiting: Iterable[Request], left_tokens: int) -> Iterator[Request]:
+    for request in waiting:
+        left_tokens -= request.prompt_tokens
+        if left_tokens < 0:
+            return
+        yield request

@@ -1,0 +1,148 @@
+"""The adapters of one engine: which are on the GPU, which are on their way, and which must leave.
+
+Policies say what is worth keeping or fetching; who may leave, what fits and what goes over the link is settled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from policies.base import Adapter, Cache, Prefetch, Request
+from sim.job import AdapterSlot, Job
+from sim.ledger import Ledger
+from sim.link import Link, Transfer
+from sim.memory import GpuMemory, MemoryLimits
+from sim.records import SOURCES
+from sim.shape import Costs
+from sim.ticks import TICKS_PER_S
+
+BASE_MODEL, RESIDENT, PREFETCHED, IN_FLIGHT, ON_HOST = range(len(SOURCES))
+
+
+class AdapterTraffic:
+    """Loads, prefetches and evictions on one GPU.
+
+    Args:
+        adapters: the trace's palette; None stands for the base model.
+        limits: memory that adapters share with KV.
+        costs: how long a load keeps the link busy.
+        cache, prefetch: the policies.
+        link: takes transfers.
+        ledger: is told what happens.
+        changed: called whenever an answer that a policy gave may no longer hold.
+    """
+
+    def __init__(
+        self,
+        adapters: Sequence[Adapter | None],
+        limits: MemoryLimits,
+        costs: Costs,
+        *,
+        cache: Cache,
+        prefetch: Prefetch,
+        link: Link,
+        ledger: Ledger,
+        changed: Callable[[], None],
+    ) -> None:
+        self.memory = GpuMemory(limits, cache, self._evicted)
+        self.palette = [None if adapter is None else AdapterSlot(adapter, i) for i, adapter in enumerate(adapters)]
+        self.slots = {slot.adapter: slot for slot in self.palette if slot is not None}
+        self.missing = 0  # adapters that waiting requests need and that are not even on their way
+        self.active = 0  # distinct adapters of admitted requests
+        self.asks = False  # whether something has changed since `prefetch` was last asked
+        self.prefetch_steps = None if prefetch.asks_at_steps is None else tuple(prefetch.asks_at_steps)
+        self.prefetches = type(prefetch).wanted is not Prefetch.wanted
+        self._costs = costs
+        self._cache = cache
+        self._prefetch = prefetch
+        self._link = link
+        self._ledger = ledger
+        self._changed = changed
+        self._drops = type(cache).drops is not Cache.drops
+        self._announces = type(cache).announced is not Cache.announced
+        self._asked_at_step: int | None = None
+
+    def queued(self, slot: AdapterSlot) -> None:
+        """One more waiting request needs this adapter."""
+        slot.queued += 1
+        self.missing += slot.queued == 1 and not slot.held
+
+    def acquire(self, slot: AdapterSlot, now: int) -> int:
+        """Give the adapter to a request that no longer waits; return where it was (an index into SOURCES)."""
+        source = RESIDENT if slot.ready else IN_FLIGHT if slot.held else ON_HOST
+        if slot.prefetched:
+            source = PREFETCHED if slot.ready else IN_FLIGHT
+            slot.prefetched = False
+            self._ledger.prefetch_was_useful(slot)
+        slot.queued -= 1
+        self.missing -= slot.queued == 0 and not slot.held
+        self.memory.acquire(slot)
+        self.active += slot.users == 1
+        slot.last_used = now
+        self._cache.used(slot.adapter, now / TICKS_PER_S)
+        return source
+
+    def release(self, slot: AdapterSlot) -> None:
+        """Take the adapter back from a request that has left the batch."""
+        self.memory.release(slot)
+        self.active -= slot.users == 0
+
+    def demand(self, slot: AdapterSlot, job: Job, now: int) -> None:
+        """Bring in the adapter that an admitted request lacks."""
+        if slot.held:
+            self._link.promote(slot)
+        else:
+            job.loads_for_itself = True
+            self._load(slot, now, is_demand=True)
+        slot.waiters.append(job)
+
+    def drop(self, now: int, *, batch_is_empty: bool) -> None:
+        """Let the cache policy give back idle adapters after a decode step that ended a request."""
+        if not (self._drops and self.memory.idle):
+            return
+        idle = [slot.adapter for slot in self.memory.idle]
+        for adapter in list(self._cache.drops(idle, now / TICKS_PER_S, batch_is_empty=batch_is_empty)):
+            self.memory.evict(self.slots[adapter], now)
+
+    def is_prefetch_due(self, step: int, since_admission: int) -> bool:
+        """Whether the prefetcher is to be asked at this boundary; one that counts steps is asked once per step."""
+        if not self.prefetches:
+            return False
+        if self.prefetch_steps is not None:
+            return since_admission in self.prefetch_steps and self._asked_at_step != step
+        return self.asks and (self.missing > 0 or not self._prefetch.only_waiting)
+
+    def prefetch(self, waiting: Iterable[Request], step: int, now: int) -> None:
+        """Start the transfers that the prefetcher wants, up to the first that finds no room."""
+        self.asks = False
+        self._asked_at_step = step
+        now_s = now / TICKS_PER_S
+        asked: list[Adapter] = []
+        for adapter in self._prefetch.wanted(waiting, now_s):
+            if not self._is_brought(self.slots[adapter], now):
+                break
+            asked.append(adapter)
+            if not self.missing and self._prefetch.only_waiting and not self._announces:
+                break
+        if self._announces:
+            self._cache.announced(asked, now_s)
+
+    def _is_brought(self, slot: AdapterSlot, now: int) -> bool:
+        if slot.held:
+            return True
+        may_evict = self._prefetch.may_evict
+        has_room = self.memory.make_room_below(slot, now) if may_evict else self.memory.has_room_for(slot)
+        if has_room:
+            self._load(slot, now, is_demand=False)
+            slot.prefetched = True
+        return has_room
+
+    def _load(self, slot: AdapterSlot, now: int, *, is_demand: bool) -> None:
+        self.missing -= slot.queued > 0
+        self.memory.hold(slot, now)
+        self._link.send(Transfer(slot, self._costs.load(slot.size), now, is_demand=is_demand))
+
+    def _evicted(self, slot: AdapterSlot, now: int) -> None:
+        self.missing += slot.queued > 0
+        self._ledger.evicted(slot, now)
+        self._changed()

@@ -1,0 +1,52 @@
+"""What an engine does next, and the exact arithmetic of decode runs: step j lasts first + j * growth ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isqrt
+from typing import NamedTuple
+
+from sim.job import Job
+from sim.shape import StepCost
+
+Horizon = Callable[[], int | None]  # the tick of the next event outside the engine, None if there is none
+
+
+class Prefill(NamedTuple):
+    """One prefill iteration."""
+
+    start: int
+    ticks: int
+    jobs: list[Job]
+
+
+class Decode(NamedTuple):
+    """A run of decode steps over one unchanged batch."""
+
+    start: int
+    ticks: int
+    steps: int
+    first: int
+    growth: int
+
+
+Step = Prefill | Decode
+
+
+def run_ticks(cost: StepCost, steps: int) -> int:
+    """Return the ticks of so many steps."""
+    return steps * cost.first + cost.growth * (steps * (steps - 1) // 2)
+
+
+def steps_until(cost: StepCost, ticks: int) -> int:
+    """Return the least number of steps, at least 1, that last `ticks` or longer."""
+    if ticks <= cost.first:
+        return 1
+    if not cost.growth:
+        return -(-ticks // cost.first)
+    # growth k^2 + (2 first - growth) k - 2 ticks >= 0; the integer root can only be too small
+    slope = 2 * cost.first - cost.growth
+    steps = (isqrt(slope * slope + 8 * cost.growth * ticks) - slope) // (2 * cost.growth)
+    while run_ticks(cost, steps) < ticks:
+        steps += 1
+    return steps

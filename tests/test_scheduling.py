@@ -1,0 +1,171 @@
+"""First come first served, and shortest job first with ageing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.base import Adapter, Refusal, Request
+from policies.scheduling import FCFS, SJF
+
+
+class TokenBatch:
+    """A batch with room for so many prompt tokens; what it admits leaves `waiting`."""
+
+    def __init__(self, waiting: list[Request], left_tokens: int) -> None:
+        self.waiting = waiting
+        self.left_tokens = left_tokens
+        self.tried: list[int] = []
+        self.refusal: Refusal | None = None
+        self.running: Sequence[Request] = ()
+
+    def try_add(self, request: Request) -> bool:
+        assert request in self.waiting
+        self.tried.append(request.id)
+        if request.prompt_tokens > self.left_tokens:
+            self.refusal = Refusal.KV
+            return False
+        self.refusal = None
+        self.left_tokens -= request.prompt_tokens
+        self.waiting = [other for other in self.waiting if other is not request]
+        return True
+
+    def is_resident(self, adapter: Adapter | None) -> bool:
+        raise NotImplementedError
+
+    def wait_s(self, request: Request) -> float:
+        raise NotImplementedError
+
+    def execution_s(self, request: Request) -> float:
+        raise NotImplementedError
+
+    def can_squash_for(self, victim: Request, request: Request) -> bool:
+        raise NotImplementedError
+
+    def squash(self, victim: Request) -> None:
+        raise NotImplementedError
+
+
+def request(number: int, *, arrival_s: float = 0.0, prompt: int = 10, predicted: int = 10) -> Request:
+    return Request(number, arrival_s, prompt, predicted, None)
+
+
+def sjf(waiting: list[Request], ageing_s: float | None = None) -> SJF:
+    scheduler = SJF(ageing_s=ageing_s)
+    for one in waiting:
+        scheduler.arrived(one, one.arrival_s)
+    return scheduler
+
+
+def fill(scheduler: FCFS | SJF, waiting: list[Request], *, room: int, now: float) -> list[int]:
+    """Return the ids that were tried."""
+    batch = TokenBatch(waiting, room)
+    scheduler.fill(batch, list(waiting), now)
+    return batch.tried
+
+
+def test_fcfs_tries_in_the_given_order_and_stops_at_the_first_refusal() -> None:
+    waiting = [request(2), request(0, prompt=50), request(1, prompt=1)]
+    assert fill(FCFS(), waiting, room=20, now=1.0) == [2, 0]
+
+
+def test_fcfs_yields_what_waits_as_it_waits() -> None:
+    waiting = [request(2, arrival_s=5.0), request(0), request(1)]
+    assert [one.id for one in FCFS().order(waiting, 9.0)] == [2, 0, 1]
+
+
+def test_fcfs_looks_at_one_request_in_a_refused_round() -> None:
+    offered = iter([request(0, prompt=99), request(1), request(2)])
+    head = request(0, prompt=99)
+    FCFS().fill(TokenBatch([head], 10), (one for one in [head, *offered]), 0.0)
+    assert next(offered).id == 0
+
+
+def test_sjf_goes_by_predicted_length_and_ties_by_id() -> None:
+    waiting = [request(3, predicted=5), request(1, predicted=9), request(2, predicted=5)]
+    assert fill(sjf(waiting), waiting, room=100, now=0.0) == [2, 3, 1]
+
+
+def test_sjf_stops_at_the_first_refusal() -> None:
+    waiting = [request(0, predicted=1, prompt=50), request(1, predicted=2, prompt=1)]
+    assert fill(sjf(waiting), waiting, room=20, now=0.0) == [0]
+
+
+def test_sjf_without_ageing_never_asks_to_be_woken() -> None:
+    assert sjf([request(0)]).wakes_at_s() is None
+
+
+def test_a_request_that_has_waited_too_long_goes_before_a_shorter_one() -> None:
+    waiting = [request(0, arrival_s=0.0, predicted=90), request(1, arrival_s=6.0, predicted=1)]
+    assert fill(sjf(waiting, 10.0), waiting, room=10, now=9.9) == [1, 0]
+    assert fill(sjf(waiting, 10.0), waiting, room=10, now=10.0) == [0, 1]
+
+
+def test_sjf_wakes_when_its_oldest_request_becomes_too_old() -> None:
+    waiting = [request(0, arrival_s=3.0), request(1, arrival_s=1.0), request(2, arrival_s=2.0)]
+    scheduler = sjf(waiting, 10.0)
+    assert scheduler.wakes_at_s() == 11.0
+    scheduler.woken(11.0)
+    assert scheduler.wakes_at_s() is None
+
+
+def test_sjf_wakes_for_the_next_oldest_once_the_first_has_gone() -> None:
+    waiting = [request(0, arrival_s=1.0, predicted=50), request(1, arrival_s=2.0, prompt=99, predicted=60)]
+    scheduler = sjf(waiting, 10.0)
+    scheduler.woken(11.0)
+    assert fill(scheduler, waiting, room=10, now=11.0) == [0, 1]
+    assert scheduler.wakes_at_s() == 12.0
+
+
+def test_a_wake_that_a_driver_rounds_down_still_counts() -> None:
+    waiting = [request(0, arrival_s=0.1, predicted=90), request(1, arrival_s=0.2, predicted=1)]
+    scheduler = sjf(waiting, 0.2)
+    declared = scheduler.wakes_at_s()
+    assert declared is not None
+    scheduler.woken(declared - 1e-12)
+    assert fill(scheduler, waiting, room=10, now=declared - 1e-12)[0] == 0
+
+
+def test_a_stopped_request_is_ranked_again_by_its_first_arrival() -> None:
+    waiting = [request(0, arrival_s=0.0, predicted=90), request(1, arrival_s=1.0, predicted=1)]
+    scheduler = sjf(waiting, 10.0)
+    assert fill(scheduler, waiting, room=100, now=2.0) == [1, 0]
+    scheduler.arrived(waiting[0], 5.0)
+    scheduler.arrived(waiting[1], 5.0)
+    assert fill(scheduler, waiting, room=100, now=10.5) == [0, 1]
+
+
+def test_a_negative_age_is_refused() -> None:
+    with pytest.raises(ValueError, match="ageing_s must be at least 0"):
+        SJF(ageing_s=-1.0)
+
+
+waits = st.lists(st.tuples(st.floats(0, 50), st.integers(1, 30), st.integers(1, 4)), max_size=12)
+
+
+@given(drawn=waits, ageing_s=st.none() | st.floats(0, 60), now=st.floats(50, 80))
+def test_sjf_admits_in_the_order_that_it_shows(
+    drawn: list[tuple[float, int, int]], ageing_s: float | None, now: float
+) -> None:
+    waiting = [request(i, arrival_s=t, prompt=p, predicted=n) for i, (t, p, n) in enumerate(drawn)]
+    scheduler = sjf(waiting, ageing_s)
+    shown = [one.id for one in scheduler.order(waiting, now)]
+    assert sorted(shown) == list(range(len(waiting)))
+    assert fill(scheduler, waiting, room=10**6, now=now) == shown
+
+
+@given(drawn=waits, ageing_s=st.none() | st.floats(0, 60), room=st.integers(0, 40))
+def test_a_full_batch_is_refused_the_same_way_twice(
+    drawn: list[tuple[float, int, int]], ageing_s: float | None, room: int
+) -> None:
+    waiting = [request(i, arrival_s=t, prompt=p, predicted=n) for i, (t, p, n) in enumerate(drawn)]
+    scheduler = sjf(waiting, ageing_s)
+    batch = TokenBatch(waiting, room)
+    scheduler.fill(batch, waiting, 60.0)
+    refused = batch.tried[-1:] if batch.waiting else []
+    batch.tried.clear()
+    scheduler.fill(batch, batch.waiting, 60.0)
+    assert batch.tried == refused
