@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from policies.builtin import BUILTIN
 from sim.names import SEAMS, did_you_mean
 from sim.policyclass import adopt, build, parameters, policy_class
 from sim.yamlfile import ConfigError, KeyPath, Marks, Problem, folder_of
@@ -111,7 +112,7 @@ class _Places:
             raise ConfigError([message])
         self.seam = seam
         self.folder = folder
-        self.builtin = dict((_our_table() if builtin is None else builtin).get(seam, {}))
+        self.builtin = dict((BUILTIN if builtin is None else builtin).get(seam, {}))
         self.installed = {entry.name: entry for entry in entry_points(group=f"chameleon_sim.{seam}")}
 
     def names(self) -> list[str]:
@@ -152,11 +153,6 @@ class _Places:
         except ConfigError as error:
             why = "; ".join(problem.message for problem in error.problems)
             return PolicyInfo(self.seam, name, self.origin(name), broken=why)
-
-
-def _our_table() -> Table:
-    table: Table = importlib.import_module("policies.builtin").BUILTIN
-    return table
 
 
 def _imported(target: str, folder: Path) -> type:

@@ -102,7 +102,7 @@ def _foreign(cls: type, seam: str) -> list[str]:
 
 def _hookless(cls: type, seam: str) -> list[str]:
     hooks = [name for name, routine in _own(seam).items() if routine]
-    if issubclass(cls, BASES[seam]) or any(hasattr(cls, hook) for hook in hooks):
+    if not hooks or issubclass(cls, BASES[seam]) or any(hasattr(cls, hook) for hook in hooks):
         return []
     return [f"is no {seam}: it has none of {', '.join(hooks)}"]
 

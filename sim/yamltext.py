@@ -100,7 +100,7 @@ def parse(text: str, file: str) -> Document:
 
 def write(tree: Any) -> str:
     """Return YAML text that `parse` reads back to an equal tree of plain values."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):

@@ -88,7 +88,9 @@ def test_an_iteration_outside_the_valid_range_is_warned_about() -> None:
 
 
 def test_an_unknown_name_lists_the_packaged_ones_and_the_closest() -> None:
-    with pytest.raises(ValueError, match=r"unknown hardware 'a100-40': expected one of a100-80, .*did you mean 'a100-80'"):
+    with pytest.raises(
+        ValueError, match=r"unknown hardware 'a100-40': expected one of a100-80, .*did you mean 'a100-80'"
+    ):
         load_hardware("a100-40")
 
 

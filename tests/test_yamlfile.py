@@ -187,7 +187,7 @@ def test_several_mistakes_of_reading_are_told_at_once() -> None:
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read .*exp.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*exp.yaml: No such file"):
         yamlfile.load(tmp_path / "exp.yaml")
 
 
@@ -398,7 +398,7 @@ def test_a_config_error_inside_a_validator_keeps_its_lines() -> None:
 
 
 def test_a_tree_without_marks_is_validated_as_well() -> None:
-    with pytest.raises(ConfigError, match="^rate: Input should be a valid number"):
+    with pytest.raises(ConfigError, match=r"^rate: Input should be a valid number"):
         yamlfile.validate(Config, {"rate": "x"})
 
 

@@ -1,0 +1,79 @@
+"""Runs and replications: one configuration and seed in, one `Result` out; pairs of systems see the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from sim.build import deploy, play
+from sim.config import Loaded, load_config
+from sim.results import Result, Run
+from sim.trace import Trace
+
+
+def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
+    system: str | Path = "chameleon",
+    workload: str | None = None,
+    *,
+    rate: float | None = None,
+    requests: int | None = None,
+    scale: float | None = None,
+    trace: str | PathLike[str] | Trace | None = None,
+    seed: int | None = None,
+    hardware: str | None = None,
+    model: str | None = None,
+    changes: Sequence[str] = (),
+) -> Result:
+    """Simulate one system and return its results.
+
+    Args:
+        system: a packaged system such as "chameleon" or "slora", or the path of a YAML file.
+        workload: "paper", "azure-conv", "azure-code" or "uniform".
+        rate: requests per second.
+        requests: how many requests to draw, or rows of a trace file to read.
+        scale: both lengths are divided by this.
+        trace: a trace file, or a `Trace` that is used as it is.
+        seed: of the workload and of prediction errors.
+        hardware: a packaged profile such as "a40", or the path of one.
+        model: base model, such as "llama-7b".
+        changes: texts such as "cache.kind=lru" or "admission.every_steps=1".
+
+    Raises:
+        ConfigError: with one located line for everything that is wrong.
+        ValueError: if the hardware, the model or the trace is wrong.
+    """
+    given = trace if isinstance(trace, Trace) else None
+    file = None if given is not None or trace is None else str(trace)
+    drawn: dict[str, Any] = {
+        "preset": workload, "rate_per_s": rate, "requests": requests, "scale": scale, "trace": file,
+    }
+    extra = {"workload": drawn, "seed": seed, "hardware": hardware, "model": model}
+    return execute(load_config(system, changes, extra), given)
+
+
+def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool = False) -> Result:
+    """Simulate a loaded configuration.
+
+    Args:
+        loaded: the configuration and its marks.
+        trace: the workload; None draws the configured one.
+        asks_every_step: simulate one decode step at a time, as the oracle of the fast path.
+    """
+    deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
+    records = play(deployment)
+    config = deployment.config
+    outcome = Run(
+        trace=deployment.trace,
+        records=(records,),
+        adapter_bytes=[0 if adapter is None else adapter.size_bytes for adapter in deployment.adapters],
+        predicted_tokens=deployment.predicted_tokens,
+        system=config.name,
+        hardware=config.hardware,
+        model=config.model,
+        seed=config.seed,
+        kv_token_bytes=deployment.limits.kv_token_bytes,
+        ttft_slo_s=config.ttft_slo_s,
+    )
+    return Result(outcome, config.model_dump(mode="json"))
