@@ -1,0 +1,1 @@
+"""The GPU harness: measure, fit and replay. Not built yet; README.md says what will be here."""

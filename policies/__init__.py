@@ -1,0 +1,1 @@
+"""Policies: decisions about scheduling, caching, prefetching and predicting, and nothing else."""

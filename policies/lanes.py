@@ -196,12 +196,10 @@ class LaneScheduler(Scheduler):
         queue = self._queues[lane]
         while queue:
             head = queue[0]
-            tokens = self._ledger.cost(head)
-            fits = self._fits(lane, tokens)
+            fits = self._fits(lane, self._ledger.cost(head))
             if fits and batch.try_add(head):
-                queue.popleft()
-                self._admit(head, lane, batch, now)
-            elif not self._make_way(batch, lane, tokens, now, is_refused=fits):
+                self._admit(queue.popleft(), lane, batch, now)
+            elif head not in self._overtaken or not self._make_way(batch, lane, now, is_refused=fits):
                 if fits and self.bypass and batch.refusal is Refusal.ADAPTER:
                     self._overtake(batch, lane, now)
                 return fits
@@ -209,22 +207,25 @@ class LaneScheduler(Scheduler):
 
     def _lend(self, batch: Batch, refused: list[bool], now: float) -> bool:
         """Phase 2, once over all lanes; True if something was admitted, so that more may be left over now."""
-        before = self._ledger.total
-        for lane, queue in enumerate(islice(self._queues, len(refused))):
-            while queue and not refused[lane] and self._ledger.cost(queue[0]) <= self._leftover():
-                refused[lane] = not batch.try_add(queue[0])
-                if not refused[lane]:
+        leftover, has_lent = self._leftover(), False
+        for lane, queue in enumerate(islice(self._queues, len(refused) if leftover > 0 else 0)):
+            while queue and not refused[lane] and self._ledger.cost(queue[0]) <= leftover:
+                if batch.try_add(queue[0]):
                     self._admit(queue.popleft(), lane, batch, now)
-        return self._ledger.total > before
+                    leftover, has_lent = self._leftover(), True
+                else:
+                    refused[lane] = True
+        return has_lent
 
     def _leftover(self) -> int:
         """Tokens that empty lanes do not use, within what nobody uses.
 
         It depends on what is in flight alone, so asking twice lends no more than asking once.
         """
-        inflight = self._ledger.inflight
+        if all(islice(self._queues, len(self._cuts) + 1)):
+            return 0
         spare = 0
-        for queue, quota, used in zip(self._queues, self._quotas, inflight, strict=True):
+        for queue, quota, used in zip(self._queues, self._quotas, self._ledger.inflight, strict=True):
             if not queue and quota > used:
                 spare += quota - used
             elif self.lending == "net" and used > quota:
@@ -275,24 +276,20 @@ class LaneScheduler(Scheduler):
         is_small = adapter is None or (blocked is not None and adapter.size_bytes < blocked.size_bytes)
         return (is_small or batch.is_resident(adapter)) and wait_s > batch.execution_s(request)
 
-    def _make_way(self, batch: Batch, lane: int, tokens: int, now: float, *, is_refused: bool) -> bool:
+    def _make_way(self, batch: Batch, lane: int, now: float, *, is_refused: bool) -> bool:
         """Squash the request that has passed the lane's head, if the head can run then; True if it was squashed."""
         queue = self._queues[lane]
-        head = queue[0]
-        victim = self._overtaken.get(head)
-        if victim is None or not self.squash:
-            return False
-        if is_refused and batch.refusal not in MEMORY:
+        victim = self._overtaken[queue[0]]
+        if not self.squash or (is_refused and batch.refusal not in MEMORY):
             return False
         entry = self._ledger.entries[victim]
-        if not self._fits(lane, tokens, entry.tokens if entry.lane == lane else 0):
+        if not self._fits(lane, self._ledger.cost(queue[0]), entry.tokens if entry.lane == lane else 0):
             return False
-        if victim not in batch.running or not batch.can_squash_for(victim, head):
+        if victim not in batch.running or not batch.can_squash_for(victim, queue[0]):
             return False
         self._release(victim)
-        self._squashed[victim] = head
+        self._squashed[victim] = queue[0]
         batch.squash(victim)
-        if batch.try_add(head):
-            queue.popleft()
-            self._admit(head, lane, batch, now)
+        if batch.try_add(queue[0]):
+            self._admit(queue.popleft(), lane, batch, now)
         return True

@@ -15,38 +15,44 @@ class Entry(NamedTuple):
     admitted_s: float
 
 
+class _AdapterTokens(dict[Adapter, int]):
+    """Bytes of an adapter as whole KV tokens, rounded up; found once."""
+
+    def __init__(self, kv_token_bytes: int) -> None:
+        super().__init__()
+        self.kv_token_bytes = kv_token_bytes
+
+    def __missing__(self, adapter: Adapter) -> int:
+        tokens = self[adapter] = -(-adapter.size_bytes // self.kv_token_bytes)
+        return tokens
+
+
 class Ledger:
     """Tokens in use by lane: input, predicted output and the adapter's bytes, paid by every request."""
 
-    __slots__ = ("_adapter_tokens", "_kv_token_bytes", "entries", "inflight", "total")
+    __slots__ = ("_adapter_tokens", "entries", "inflight", "total")
 
     def __init__(self, lanes: int) -> None:
         self.entries: dict[Request, Entry] = {}
         self.inflight = [0] * lanes
         self.total = 0
-        self._adapter_tokens: dict[Adapter, int] = {}
-        self._kv_token_bytes = 1
+        self._adapter_tokens = _AdapterTokens(1)
 
     def start(self, facts: Facts) -> None:
         """Learn what a token is in bytes."""
-        self._kv_token_bytes = facts.kv_token_bytes
+        self._adapter_tokens = _AdapterTokens(facts.kv_token_bytes)
 
     def full_cost(self, request: Request) -> int:
         """Return the tokens of a request together with its adapter."""
-        tokens = request.prompt_tokens + request.predicted_tokens
         adapter = request.adapter
-        return tokens if adapter is None else tokens + self.adapter_tokens(adapter)
+        tokens = request.prompt_tokens + request.predicted_tokens
+        return tokens if adapter is None else tokens + self._adapter_tokens[adapter]
 
     def cost(self, request: Request) -> int:
         """Return the tokens that an admission would add now."""
-        return self.full_cost(request)
-
-    def adapter_tokens(self, adapter: Adapter) -> int:
-        """Return the adapter's bytes as whole KV tokens, rounded up."""
-        tokens = self._adapter_tokens.get(adapter)
-        if tokens is None:
-            tokens = self._adapter_tokens[adapter] = -(-adapter.size_bytes // self._kv_token_bytes)
-        return tokens
+        adapter = request.adapter  # as `full_cost`, written out because every round asks
+        tokens = request.prompt_tokens + request.predicted_tokens
+        return tokens if adapter is None else tokens + self._adapter_tokens[adapter]
 
     def charge(self, request: Request, lane: int, now: float) -> None:
         """Book an admission."""
@@ -117,7 +123,7 @@ class SharedLedger(Ledger):
             return
         share = self._shares.get(adapter)
         if share is None:
-            self._add(lane, self.adapter_tokens(adapter))
+            self._add(lane, self._adapter_tokens[adapter])
             share = _Share(0, lane)
         self._shares[adapter] = _Share(share.users + 1, share.lane)
 
@@ -130,11 +136,11 @@ class SharedLedger(Ledger):
             if users > 1:
                 self._shares[adapter] = _Share(users - 1, lane)
             else:
-                self._add(lane, -self.adapter_tokens(adapter))
+                self._add(lane, -self._adapter_tokens[adapter])
         return entry
 
     def _owed(self) -> list[int]:
         owed = super()._owed()
         for adapter, share in self._shares.items():
-            owed[share.lane] += self.adapter_tokens(adapter)
+            owed[share.lane] += self._adapter_tokens[adapter]
         return owed

@@ -1,4 +1,4 @@
-"""One round of admission: the scheduler asks, this class does all accounting. It keeps the `Batch` contract of the policies."""
+"""One round of admission: the scheduler asks, this class does all accounting, by the policies' `Batch` contract."""
 
 from __future__ import annotations
 

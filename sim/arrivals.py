@@ -42,7 +42,7 @@ class _Arrivals(BaseModel):
 class PoissonArrivals(_Arrivals):
     """Exponential gaps."""
 
-    family: Literal["poisson"] = Field("poisson", description="independent exponential gaps")
+    family: Literal["poisson"] = Field(default="poisson", description="independent exponential gaps")
 
     def _arrivals_s(self, requests: int, rate_per_s: float, rng: np.random.Generator) -> FloatArray:
         return np.cumsum(rng.standard_exponential(requests)) / rate_per_s
@@ -51,8 +51,8 @@ class PoissonArrivals(_Arrivals):
 class GammaArrivals(_Arrivals):
     """Gamma gaps of a given coefficient of variation; vLLM's burstiness is 1/cv^2."""
 
-    family: Literal["gamma"] = Field("gamma", description="independent gamma gaps")
-    cv: float = Field(1.0, gt=0, le=100, description="coefficient of variation of the gaps; 1 is Poisson")
+    family: Literal["gamma"] = Field(default="gamma", description="independent gamma gaps")
+    cv: float = Field(default=1.0, gt=0, le=100, description="coefficient of variation of the gaps; 1 is Poisson")
 
     def _arrivals_s(self, requests: int, rate_per_s: float, rng: np.random.Generator) -> FloatArray:
         return np.cumsum(rng.standard_gamma(self.cv**-2, requests)) * (self.cv**2 / rate_per_s)
@@ -64,9 +64,9 @@ class ConvArrivals(_Arrivals):
     Minutes stay minutes at every rate: only the unit exponentials are divided by it.
     """
 
-    family: Literal["conv"] = Field("conv", description="Poisson at a rate that moves from minute to minute")
-    phi: float = Field(0.85, ge=0, lt=1, description="correlation of the log-rate of neighbouring minutes")
-    sd: float = Field(0.22, ge=0, le=3, description="standard deviation of the log-rate of minutes")
+    family: Literal["conv"] = Field(default="conv", description="Poisson at a rate that moves from minute to minute")
+    phi: float = Field(default=0.85, ge=0, lt=1, description="correlation of the log-rate of neighbouring minutes")
+    sd: float = Field(default=0.22, ge=0, le=3, description="standard deviation of the log-rate of minutes")
 
     def _arrivals_s(self, requests: int, rate_per_s: float, rng: np.random.Generator) -> FloatArray:
         gaps, minutes = rng.spawn(2)
@@ -92,12 +92,14 @@ class CodeArrivals(_Arrivals):
     Another rate rescales the whole process, pauses included; at `natural_rate_per_s` the pauses are those given.
     """
 
-    family: Literal["code"] = Field("code", description="bursts of requests with pauses between them")
-    size_mu: float = Field(4.701, description="mean of ln(requests in a burst)")
-    size_sigma: float = Field(0.862, ge=0, le=3, description="standard deviation of ln(requests in a burst)")
-    pause_mu: float = Field(3.275, description="mean of ln(seconds between bursts)")
-    pause_sigma: float = Field(0.988, ge=0, le=3, description="standard deviation of ln(seconds between bursts)")
-    inside_per_s: float = Field(9.0, gt=0, description="requests per second inside a burst")
+    family: Literal["code"] = Field(default="code", description="bursts of requests with pauses between them")
+    size_mu: float = Field(default=4.701, description="mean of ln(requests in a burst)")
+    size_sigma: float = Field(default=0.862, ge=0, le=3, description="standard deviation of ln(requests in a burst)")
+    pause_mu: float = Field(default=3.275, description="mean of ln(seconds between bursts)")
+    pause_sigma: float = Field(
+        default=0.988, ge=0, le=3, description="standard deviation of ln(seconds between bursts)"
+    )
+    inside_per_s: float = Field(default=9.0, gt=0, description="requests per second inside a burst")
 
     @property
     def natural_rate_per_s(self) -> float:

@@ -25,6 +25,8 @@ from sim.workload import make_trace, streams
 from sim.yamlfile import ConfigError
 
 UNLIMITED = 1 << 62
+# S-LoRA's max_req_total_len; its batch_max_tokens is max(pool / 6, this), so that all it accepts can be prefilled.
+LONGEST_REQUEST_TOKENS = 3072
 
 
 class Policies(NamedTuple):
@@ -176,12 +178,12 @@ def _reserved(config: RunConfig, card: int, pool_tokens: int | None, token: int)
 
 
 def _options(config: RunConfig, trace: Trace, limits: MemoryLimits, *, asks_every_step: bool) -> EngineOptions:
-    longest = int((trace.prompt_tokens + trace.output_tokens).max(initial=1))
+    longest_prompt = int(trace.prompt_tokens.max(initial=1))
     pool_tokens = limits.kv_limit_bytes // limits.kv_token_bytes
     return EngineOptions(
         admit_every_steps=config.admission.every_steps,
-        # S-LoRA: max(total / 6, longest request that the server accepts)
-        batch_prompt_tokens=config.limits.batch_prompt_tokens or max(pool_tokens // 6, min(longest, pool_tokens)),
+        batch_prompt_tokens=config.limits.batch_prompt_tokens
+        or max(pool_tokens // 6, LONGEST_REQUEST_TOKENS, longest_prompt),
         running_requests=config.limits.running_requests,
         distinct_adapters=config.limits.distinct_adapters or UNLIMITED,
         blocks_on_load=config.loading.mode == "blocking",
@@ -207,3 +209,16 @@ def _facts(
         ttft_slo_s=config.ttft_slo_s,
         load_s=lambda adapter: to_seconds(costs.load(adapter.size_bytes)),
     )
+
+
+def check_config(loaded: Loaded) -> None:
+    """Build every part that a configuration names, without drawing its workload.
+
+    Raises:
+        ConfigError: if a policy or a size in the configuration is wrong.
+        ValueError: if the hardware or the model is.
+    """
+    config = loaded.config
+    memory_limits(config, load_hardware(config.hardware), load_model(config.model))
+    for seam in ("scheduler", "cache", "prefetch", "predictor"):
+        resolve(getattr(config, seam), seam, marks=loaded.marks)

@@ -1,4 +1,4 @@
-"""What one run is: an engine, its policies, a workload, a GPU and a model. Every key that a YAML file may hold is here."""
+"""What one run is: engine, policies, workload, GPU and model. Every key that a YAML file may hold is here."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ class Section(BaseModel):
 class Admission(Section):
     """When and how requests join the batch."""
 
-    every_steps: int = Field(1, ge=0, description="decode steps between admission rounds while the engine is busy")
-    reserve: Literal["peak"] = Field("peak", description="peak: S-LoRA's test that KV never overflows if all run to their end")
+    every_steps: int = Field(1, ge=0, description="decode steps between admission rounds")
+    reserve: Literal["peak"] = Field(
+        "peak", description="peak: S-LoRA's test that KV cannot overflow if all run to their end"
+    )
     idle_poll_s: float = Field(0.0, ge=0, description="an empty engine looks for work only this often; 0: at once")
 
 
@@ -35,7 +37,8 @@ class Limits(Section):
 
     running_requests: Count = Field(1000, description="admitted requests at once")
     batch_prompt_tokens: Count | None = Field(
-        None, description="prompt tokens of one prefill iteration; None: a sixth of the pool, but any request that fits"
+        None,
+        description="prompt tokens of one prefill; None: a sixth of the pool, at least 3072 and any one prompt",
     )
     distinct_adapters: Count | None = Field(None, description="distinct adapters of admitted requests; None: no limit")
 
@@ -44,7 +47,9 @@ class Memory(Section):
     """How much of the GPU serves KV."""
 
     kv_pool_tokens: Count | None = Field(None, description="tokens of the KV pool; None: all memory that is left over")
-    reserve_bytes: int | None = Field(None, ge=0, description="activations and the like; None: as the hardware profile says")
+    reserve_bytes: int | None = Field(
+        None, ge=0, description="activations and the like; None: as the hardware profile says"
+    )
 
 
 class Adapters(Section):
@@ -52,10 +57,14 @@ class Adapters(Section):
 
     memory: Literal["unified", "idle", "reserved"] = Field(
         "unified",
-        description="unified: inside the KV pool; idle: in whatever memory KV leaves over; reserved: a region of its own",
+        description="unified: inside the KV pool; idle: in memory that KV leaves over; reserved: a region of its own",
     )
-    reserved_bytes: int | None = Field(None, ge=1, description="size of the reserved region; only with memory: reserved")
-    modules: tuple[str, ...] = Field(DEFAULT_MODULES, min_length=1, description="projections that every adapter targets")
+    reserved_bytes: int | None = Field(
+        None, ge=1, description="size of the reserved region; only with memory: reserved"
+    )
+    modules: tuple[str, ...] = Field(
+        DEFAULT_MODULES, min_length=1, description="projections that every adapter targets"
+    )
 
 
 class Loading(Section):
@@ -63,7 +72,7 @@ class Loading(Section):
 
     mode: Literal["blocking", "overlapped"] = Field(
         "blocking",
-        description="blocking: the engine stands still until it is there; overlapped: others go on, the request joins when ready",
+        description="blocking: the engine stands still until it is there; overlapped: others go on meanwhile",
     )
     copies: float = Field(1.0, gt=0, description="bytes moved over the link per adapter byte (the released S-LoRA: 2)")
     ops_per_layer: int = Field(1, ge=0, description="copy operations issued per layer")

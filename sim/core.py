@@ -18,9 +18,11 @@ from sim.adapters import BASE_MODEL, AdapterTraffic
 from sim.admission import Round
 from sim.forecast import Forecast, prefill_arguments
 from sim.job import Job
+from sim.laws import check_requests
 from sim.ledger import Ledger
 from sim.link import Link, Transfer
 from sim.memory import MemoryLimits
+from sim.pacing import AdmissionClock, steps_until_prefetch
 from sim.peak import PeakTest
 from sim.records import NEVER, Records
 from sim.shape import BatchShape, Costs, StepCost
@@ -106,9 +108,7 @@ class Core:
         self._prefetch = prefetch
         self._view = Waiting(self.waiting)
         self._ends: list[tuple[int, int, Job]] = []  # heap of (last decode step, request id, job)
-        self._since_admission = 0  # decode steps
-        self._next_fit: int | None = None  # the step at which a refused request may fit although nothing changes
-        self._asks = True  # something has changed since the scheduler was last asked
+        self._clock = AdmissionClock(options.admit_every_steps, asks_always=options.asks_every_step)
         self._planned: Step | None = None
 
     def submit(self, job: Job, now: int) -> None:
@@ -186,25 +186,7 @@ class Core:
     def check(self) -> None:
         """Raise RuntimeError with the numbers if a law is broken; to be called between steps."""
         self.memory.check()
-        slots = self.adapters.slots.values()
-        tokens = sum(map(self.held_tokens, self.running)) + sum(job.prompt_tokens for job in self.joining)
-        counted = {
-            "KV bytes": tokens * self.memory.token_bytes,
-            "admitted requests": len(self.running) + len(self.joining),
-            "adapter users": sum(slot.users for slot in slots),
-            "queued adapter users": sum(slot.queued for slot in slots),
-            "missing adapters": sum(slot.queued > 0 and not slot.held for slot in slots),
-        }
-        booked = {
-            "KV bytes": self.memory.kv_bytes,
-            "admitted requests": len(self.live),
-            "adapter users": sum(job.slot is not None for job in self.live.values()),
-            "queued adapter users": sum(job.slot is not None for job in self.waiting.values()),
-            "missing adapters": self.adapters.missing,
-        }
-        if counted != booked or not self.waiting.keys().isdisjoint(self.live):
-            msg = f"requests do not balance: counted {counted}, booked {booked}"
-            raise RuntimeError(msg)
+        check_requests(self)
 
     def admit(self, job: Job, now: int) -> None:
         """Take a waiting request into the batch; only `Round` calls this, once it has said yes."""
@@ -242,15 +224,9 @@ class Core:
         self.memory.kv_bytes += kv_bytes
 
     def _admit(self, now: int) -> None:
-        is_due = not self.live or self._since_admission >= self.options.admit_every_steps
-        if not (is_due and self.waiting):
+        if not (self.waiting and self._clock.is_due(self.step, is_busy=bool(self.live))):
             return
-        may_fit = self._next_fit is not None and self.step >= self._next_fit
-        if self._asks or may_fit or self.options.asks_every_step:
-            self._fill(now)
-
-    def _fill(self, now: int) -> None:
-        self._asks = False
+        self._clock.asked()
         batch = Round(self, now)
         self._scheduler.fill(batch, self._view, now / TICKS_PER_S)
         for job in batch.accepted:
@@ -260,9 +236,9 @@ class Core:
             self.waiting.move_to_end(job.request.id, last=False)
             self._wait(job, now)
         if batch.accepted:
-            self._since_admission = 0
+            self._clock.admitted()
             self._something_changed()
-        self._next_fit = None if self._asks else batch.next_fit()
+        self._clock.refused(None if self._clock.has_news else batch.next_fit())
 
     def _wait(self, job: Job, now: int) -> None:
         if job.slot is not None:
@@ -271,28 +247,23 @@ class Core:
         self._something_changed()
 
     def _unservable(self, job: Job) -> str | None:
-        prompt_limit, limits = self.options.batch_prompt_tokens, self.memory.limits
-        if job.prompt_tokens > prompt_limit:
-            return f"a prompt of {job.prompt_tokens} tokens exceeds the {prompt_limit} of one prefill iteration"
-        size = 0 if job.slot is None else job.slot.size
-        room = (min(limits.kv_limit_bytes, limits.total_bytes - size) - 1) // limits.kv_token_bytes
-        if job.prompt_tokens + job.reserved_tokens > room or size > limits.adapter_limit_bytes:
-            return (
-                f"{job.prompt_tokens} + {job.reserved_tokens} tokens with an adapter of {size} bytes exceed the memory: "
-                f"{max(room, 0)} tokens beside it, adapters of {limits.adapter_limit_bytes} bytes"
-            )
-        return None
+        if job.prompt_tokens > self.options.batch_prompt_tokens:
+            limit = self.options.batch_prompt_tokens
+            return f"a prompt of {job.prompt_tokens} tokens exceeds the {limit} of one prefill iteration"
+        return self.memory.limits.why_not(
+            job.prompt_tokens + job.reserved_tokens, 0 if job.slot is None else job.slot.size
+        )
 
     def _fetch_ahead(self, now: int) -> None:
         counts_steps = self.adapters.prefetch_steps is not None
         if counts_steps and not (self.waiting and self.running and not self.joining):
             return
-        if self.adapters.is_prefetch_due(self.step, self._since_admission):
+        if self.adapters.is_prefetch_due(self.step, self._clock.since):
             order = self._scheduler.order(self._view, now / TICKS_PER_S)
             self.adapters.prefetch(order, self.step, now)
 
     def _something_changed(self) -> None:
-        self._asks = True
+        self._clock.something_changed()
         self.adapters.asks = True
         self.forecast.forget()
 
@@ -355,28 +326,16 @@ class Core:
 
     def _until_asked(self, limit: int) -> tuple[int, int]:
         """Return the most steps until a policy is due, and for how many of them events outside do not matter."""
-        since, steps = self._since_admission, self.adapters.prefetch_steps or ()
-        quiet = max(self.options.admit_every_steps - since, 0)
-        if self.joining or (self.adapters.prefetches and not steps):
+        at_steps = self.adapters.prefetch_steps
+        quiet = self._clock.quiet_steps
+        if self.joining or (self.adapters.prefetches and at_steps is None):
             quiet = 0
-        if not steps and self.adapters.is_prefetch_due(self.step, since):
+        if at_steps is None and self.adapters.is_prefetch_due(self.step, self._clock.since):
             limit = 1
+        prefetch = steps_until_prefetch(at_steps or (), self._clock.since)
         if self.waiting:
-            limit = min(limit, self._until_admission())
-        for at in steps:
-            if at > since and self.waiting:
-                limit = min(limit, at - since)
-            elif at > since:
-                quiet = min(quiet, at - since)
-        return limit, quiet
-
-    def _until_admission(self) -> int:
-        steps = self.options.admit_every_steps - self._since_admission
-        if steps > 0:
-            return steps
-        if self._asks:
-            return 1
-        return NEVER if self._next_fit is None else self._next_fit - self.step
+            return min(limit, prefetch, self._clock.steps_until_due(self.step)), quiet
+        return limit, min(quiet, prefetch)
 
     def _first_end(self) -> int:
         ends = self._ends
@@ -387,7 +346,7 @@ class Core:
     def _decoded(self, step: Decode, now: int) -> None:
         self.ledger.decoded(step, self.shape)
         self.step += step.steps
-        self._since_admission += step.steps
+        self._clock.since += step.steps
         self.shape.context_tokens += step.steps * len(self.running)
         has_finished = False
         while self.running and self._first_end() == self.step:

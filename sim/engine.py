@@ -170,7 +170,8 @@ class Replica:
             return
         self._fruitless += 1
         if self._fruitless > MAX_FRUITLESS_TIMERS:
-            msg = f"{len(self.core.waiting)} requests wait in an idle engine and {MAX_FRUITLESS_TIMERS} timers changed nothing"
+            waiting = len(self.core.waiting)
+            msg = f"{waiting} requests wait in an idle engine and {MAX_FRUITLESS_TIMERS} timers changed nothing"
             raise RuntimeError(msg)
         self.core.woken(due_s)
         self._arm()

@@ -47,7 +47,11 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
     given = trace if isinstance(trace, Trace) else None
     file = None if given is not None or trace is None else str(trace)
     drawn: dict[str, Any] = {
-        "preset": workload, "rate_per_s": rate, "requests": requests, "scale": scale, "trace": file,
+        "preset": workload,
+        "rate_per_s": rate,
+        "requests": requests,
+        "scale": scale,
+        "trace": file,
     }
     extra = {"workload": drawn, "seed": seed, "hardware": hardware, "model": model}
     return execute(load_config(system, changes, extra), given)

@@ -1,7 +1,7 @@
 """What the engine may tell a policy about the near future, from predicted lengths alone.
 
-Every answer holds until something changes (an arrival, a finish, a load), so asking twice gives the same number however many
-decode steps lie between; otherwise decode runs could not be skipped.
+Every answer holds until something changes (an arrival, a finish, a load), so asking twice gives the same number
+however many decode steps lie between; otherwise decode runs could not be skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The core's own view of requests and adapters: progress, instants and users. Policies see only `Request` and `Adapter`."""
+"""The core's own view of requests and adapters; policies see only `Request` and `Adapter`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sim.records import NEVER
 class AdapterSlot:
     """An adapter's place in GPU memory, whether it is there or not.
 
-    `held`: its bytes are taken. `ready`: its transfer is complete. `users`: admitted requests. `queued`: waiting requests.
+    `held`: its bytes are taken. `ready`: its transfer is complete. `users`: admitted requests. `queued`: waiting ones.
     `decoding`: requests in the decode batch. `prefetched`: brought in ahead of need and not used since.
     """
 

@@ -62,7 +62,8 @@ class MixtureLengths(_Lengths):
     """Input and output together from a Gaussian mixture in natural-log space, rounded, clipped to the data's range."""
 
     family: Literal["conv", "code", "mooncake"] = Field(
-        "conv", description="whose lengths: Azure 2023 conversation or code completion, or Mooncake conversation"
+        default="conv",
+        description="whose lengths: Azure 2023 conversation or code completion, or Mooncake conversation",
     )
 
     def draw(self, requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
@@ -94,11 +95,11 @@ def _tokens(log_tokens: npt.NDArray[np.float64], most: int) -> IntArray:
 class UniformLengths(_Lengths):
     """Independent uniform integers, as in S-LoRA's synthetic workload; the upper bounds are not reached."""
 
-    family: Literal["uniform"] = Field("uniform", description="uniform integers")
-    input_low_tokens: int = Field(8, ge=1, description="shortest prompt, tokens")
-    input_high_tokens: int = Field(512, ge=2, description="one more than the longest prompt, tokens")
-    output_low_tokens: int = Field(8, ge=1, description="shortest output, tokens")
-    output_high_tokens: int = Field(512, ge=2, description="one more than the longest output, tokens")
+    family: Literal["uniform"] = Field(default="uniform", description="uniform integers")
+    input_low_tokens: int = Field(default=8, ge=1, description="shortest prompt, tokens")
+    input_high_tokens: int = Field(default=512, ge=2, description="one more than the longest prompt, tokens")
+    output_low_tokens: int = Field(default=8, ge=1, description="shortest output, tokens")
+    output_high_tokens: int = Field(default=512, ge=2, description="one more than the longest output, tokens")
 
     @model_validator(mode="after")
     def _ranges_are_not_empty(self) -> Self:

@@ -1,4 +1,4 @@
-"""The host-to-device link as a queue: one transfer at a time, demand before prefetch, each class first come first served.
+"""The host-to-device link as a queue: one transfer at a time, demand before prefetch, each class in order.
 
 It orders and counts; whoever drives it (SimPy or a real copy engine) does the waiting.
 """

@@ -22,15 +22,19 @@ class Locality(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    session_requests_mean: float = Field(7.0, ge=1, description="mean requests in a session (geometric)")
-    repeat_probability: float = Field(0.79, ge=0, le=1, description="chance that a session keeps its adapter")
-    session_gap_median_s: float = Field(120.0, gt=0, description="median gap inside a session, s (lognormal)")
-    session_gap_sigma: float = Field(0.8, ge=0, le=3, description="standard deviation of ln(gap inside a session)")
+    session_requests_mean: float = Field(default=7.0, ge=1, description="mean requests in a session (geometric)")
+    repeat_probability: float = Field(default=0.79, ge=0, le=1, description="chance that a session keeps its adapter")
+    session_gap_median_s: float = Field(default=120.0, gt=0, description="median gap inside a session, s (lognormal)")
+    session_gap_sigma: float = Field(
+        default=0.8, ge=0, le=3, description="standard deviation of ln(gap inside a session)"
+    )
     # a quarter each 6 h leaves about 5 of the top 20 after a tenth of GenTD26; its data say 2 to 8
-    drift_share: float = Field(0.25, ge=0, le=1, description="share of adapters whose popularity is redrawn each epoch")
-    epoch_s: float = Field(21600.0, gt=0, description="length of an epoch of constant popularity, s")
+    drift_share: float = Field(
+        default=0.25, ge=0, le=1, description="share of adapters whose popularity is redrawn each epoch"
+    )
+    epoch_s: float = Field(default=21600.0, gt=0, description="length of an epoch of constant popularity, s")
     at_rate_per_s: float = Field(
-        0.0135,
+        default=0.0135,
         gt=0,
         description="requests per second of the traffic to which gaps and epochs belong; another rate rescales them",
     )
@@ -52,7 +56,6 @@ def _session_times_s(locality: Locality, count: int, rng: np.random.Generator) -
     owner = np.repeat(np.arange(count), sizes)
     gaps_s = rng.lognormal(math.log(locality.session_gap_median_s), locality.session_gap_sigma, len(owner))
     first = np.cumsum(sizes) - sizes
-    gaps_s[first] = 0.0
     since_s = np.cumsum(gaps_s)
     return starts_s[owner] + since_s - since_s[first][owner], owner, float(starts_s[-1])
 

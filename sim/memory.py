@@ -1,8 +1,8 @@
 """GPU memory in bytes: KV cache, adapters, and what is free. It counts; the cache policy only ranks who may leave.
 
-Three limits express every layout. `total` is what KV and adapters share, `kv_limit` and `adapter_limit` bound each of them:
-S-LoRA's unified pool has all three equal, an adapter cache in idle memory has adapter_limit = total, a reserved region has
-kv_limit + adapter_limit = total.
+Three limits express every layout. `total` is what KV and adapters share, `kv_limit` and `adapter_limit` bound each of
+them: S-LoRA's unified pool has all three equal, an adapter cache in idle memory has adapter_limit = total, a reserved
+region has kv_limit + adapter_limit = total.
 """
 
 from __future__ import annotations
@@ -28,6 +28,16 @@ class MemoryLimits:
         if min(self.total_bytes, self.kv_limit_bytes, self.kv_token_bytes) <= 0 or self.adapter_limit_bytes < 0:
             msg = f"memory limits must be positive, got {self}"
             raise ValueError(msg)
+
+    def why_not(self, kv_tokens: int, adapter_bytes: int) -> str | None:
+        """Return why a request of this size can never be served, even alone; None if it can."""
+        beside = (min(self.kv_limit_bytes, self.total_bytes - adapter_bytes) - 1) // self.kv_token_bytes
+        if kv_tokens <= beside and adapter_bytes <= self.adapter_limit_bytes:
+            return None
+        return (
+            f"{kv_tokens} tokens with an adapter of {adapter_bytes} bytes exceed the memory: {max(beside, 0)} tokens "
+            f"beside it, adapters of {self.adapter_limit_bytes} bytes"
+        )
 
 
 class GpuMemory:
@@ -161,9 +171,9 @@ class GpuMemory:
         bounds = 0 <= self.kv_bytes <= self.kv_limit and held <= self.adapter_limit and self.free_bytes >= 0
         if not (books and known and bounds):
             msg = (
-                f"memory does not balance: total={self.total} kv={self.kv_bytes}/{self.kv_limit} "
-                f"adapters={self.adapter_bytes}/{self.adapter_limit} (sum {held}) active={self.active_bytes} (sum {active}) "
-                f"idle={self.idle_bytes} (sum {idle}) free={self.free_bytes}"
+                f"memory does not balance: total={self.total} free={self.free_bytes} "
+                f"kv={self.kv_bytes}/{self.kv_limit} adapters={self.adapter_bytes}/{self.adapter_limit} (sum {held}) "
+                f"active={self.active_bytes} (sum {active}) idle={self.idle_bytes} (sum {idle})"
             )
             raise RuntimeError(msg)
 

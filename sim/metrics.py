@@ -140,15 +140,19 @@ def token_gaps(records: Sequence[Records]) -> tuple[IntArray, IntArray]:
     Every decode step gives each request of its batch one token: the first steps of segments are in `gaps`, the others
     take their own duration. The result does not depend on how segments were cut.
     """
-    parts = [part for one in records for part in ((one.gaps["gap"], one.gaps["weight"]), _inner_steps(one))]
-    ticks = np.concatenate([part[0] for part in parts])
-    weights = np.concatenate([part[1] for part in parts])
+    ticks, weights = _steps(records)
     order = np.argsort(ticks)
-    ticks, weights = ticks[order], weights[order]
+    ticks = ticks[order]
+    weights = weights[order]
     if len(ticks) == 0:
         return ticks, weights
     first = np.flatnonzero(np.concatenate(([True], ticks[1:] != ticks[:-1])))
     return ticks[first], np.add.reduceat(weights, first)
+
+
+def _steps(records: Sequence[Records]) -> tuple[IntArray, IntArray]:
+    parts = [part for one in records for part in ((one.gaps["gap"], one.gaps["weight"]), _inner_steps(one))]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def _inner_steps(records: Records) -> tuple[IntArray, IntArray]:

@@ -1,9 +1,10 @@
 """S-LoRA's future-peak test: would the KV cache overflow at any later step if nobody finished early?
 
-S-LoRA `router/req_queue.py` `_can_add_new_req` (commit c1ddf48): every admitted request gives (used, left) tokens; sorted by
-`left` descending, the peak is max over i of left_i * i + used_1 + ... + used_i, i counted from 1. With s the number of decode
-steps done so far, left = end - s and used = base + s, so each admitted request's term does not depend on s. That makes one
-test O(log n) after an O(n) preparation, and gives the first later step at which a refused request would pass in closed form.
+S-LoRA `router/req_queue.py` `_can_add_new_req` (commit c1ddf48): every admitted request gives (used, left) tokens;
+sorted by `left` descending, the peak is max over i of left_i * i + used_1 + ... + used_i, i counted from 1. With s the
+number of decode steps done so far, left = end - s and used = base + s, so each admitted request's term does not depend
+on s. That makes one test O(log n) after an O(n) preparation, and gives the first later step at which a refused request
+would pass in closed form.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class PeakTest:
         return peak + self._aside
 
     def first_fit(self, job: Job, after: int, limit_tokens: int) -> int | None:
-        """Return the first step past `after` at which `fits` becomes true while the batch stays as it is; None if never."""
+        """Return the first step past `after` at which `fits` holds if the batch stays as it is; None if none."""
         self._refresh()
         limit_tokens -= self._aside
         used, left = job.prompt_tokens + 1, job.reserved_tokens - 1

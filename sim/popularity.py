@@ -59,8 +59,8 @@ class _Popularity(BaseModel):
 class ZipfPopularity(_Popularity):
     """Zipf over all adapters."""
 
-    family: Literal["zipf"] = Field("zipf", description="share proportional to position^-s")
-    s: float = Field(1.0, ge=0, description="exponent; 0.9 to 1.2 is realistic for adapters")
+    family: Literal["zipf"] = Field(default="zipf", description="share proportional to position^-s")
+    s: float = Field(default=1.0, ge=0, description="exponent; 0.9 to 1.2 is realistic for adapters")
 
     def _weights(self, ranks: IntArray) -> FloatArray:
         return zipf_shares(len(ranks), self.s)
@@ -69,9 +69,11 @@ class ZipfPopularity(_Popularity):
 class ZipfMandelbrotPopularity(_Popularity):
     """Zipf with a flattened head; the defaults are the fit to GenTD26."""
 
-    family: Literal["zipf_mandelbrot"] = Field("zipf_mandelbrot", description="share proportional to (position + q)^-s")
-    s: float = Field(1.16, ge=0, description="exponent")
-    q: float = Field(4.9, ge=0, description="shift of the position, which flattens the head")
+    family: Literal["zipf_mandelbrot"] = Field(
+        default="zipf_mandelbrot", description="share proportional to (position + q)^-s"
+    )
+    s: float = Field(default=1.16, ge=0, description="exponent")
+    q: float = Field(default=4.9, ge=0, description="shift of the position, which flattens the head")
 
     def _weights(self, ranks: IntArray) -> FloatArray:
         return zipf_shares(len(ranks), self.s, self.q)
@@ -80,8 +82,8 @@ class ZipfMandelbrotPopularity(_Popularity):
 class SloraPowerPopularity(_Popularity):
     """S-LoRA's floor(n * U^(1/alpha)): alpha 1 is uniform, less is skewed to the first, more to the last."""
 
-    family: Literal["slora_power"] = Field("slora_power", description="share ((i+1)/n)^alpha - (i/n)^alpha")
-    alpha: float = Field(1.0, gt=0, description="exponent; S-LoRA's default 1 is uniform")
+    family: Literal["slora_power"] = Field(default="slora_power", description="share ((i+1)/n)^alpha - (i/n)^alpha")
+    alpha: float = Field(default=1.0, gt=0, description="exponent; S-LoRA's default 1 is uniform")
 
     def _weights(self, ranks: IntArray) -> FloatArray:
         return np.diff(np.linspace(0, 1, len(ranks) + 1) ** self.alpha)
@@ -90,8 +92,8 @@ class SloraPowerPopularity(_Popularity):
 class GeometricPopularity(_Popularity):
     """Geometric shares, what Punica's and SGLang's benchmarks call zipf."""
 
-    family: Literal["geometric"] = Field("geometric", description="share proportional to a^-position")
-    a: float = Field(1.5, gt=1, description="ratio between the shares of neighbours")
+    family: Literal["geometric"] = Field(default="geometric", description="share proportional to a^-position")
+    a: float = Field(default=1.5, gt=1, description="ratio between the shares of neighbours")
 
     def _weights(self, ranks: IntArray) -> FloatArray:
         weights: FloatArray = self.a ** -np.arange(len(ranks), dtype=np.float64)
@@ -101,19 +103,19 @@ class GeometricPopularity(_Popularity):
 class UniformPopularity(_Popularity):
     """All adapters alike."""
 
-    family: Literal["uniform"] = Field("uniform", description="all adapters alike")
+    family: Literal["uniform"] = Field(default="uniform", description="all adapters alike")
 
 
 class RoundRobinPopularity(_Popularity):
     """The adapters one after the other; nothing is drawn."""
 
-    family: Literal["round_robin"] = Field("round_robin", description="one after the other")
+    family: Literal["round_robin"] = Field(default="round_robin", description="one after the other")
 
 
 class WeightsPopularity(_Popularity):
     """Shares as given."""
 
-    family: Literal["weights"] = Field("weights", description="share proportional to the weights given")
+    family: Literal["weights"] = Field(default="weights", description="share proportional to the weights given")
     weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)] = Field(
         min_length=1, description="weight of each position; positions after the last have none"
     )
@@ -130,9 +132,11 @@ class WeightsPopularity(_Popularity):
 class RankZipfPopularity(_Popularity):
     """Chameleon's scheme (MICRO 2025): first a rank, uniform by default, then Zipf among the adapters of that rank."""
 
-    family: Literal["rank_zipf"] = Field("rank_zipf", description="a rank first, then Zipf among its adapters")
-    s: float = Field(1.0, ge=0, description="exponent inside a rank")
-    rank_s: float = Field(0.0, ge=0, description="exponent over ranks, smallest rank most popular; 0 is uniform")
+    family: Literal["rank_zipf"] = Field(default="rank_zipf", description="a rank first, then Zipf among its adapters")
+    s: float = Field(default=1.0, ge=0, description="exponent inside a rank")
+    rank_s: float = Field(
+        default=0.0, ge=0, description="exponent over ranks, smallest rank most popular; 0 is uniform"
+    )
 
     def _weights(self, ranks: IntArray) -> FloatArray:
         shares = np.empty(len(ranks))
@@ -189,10 +193,9 @@ def draw(shares: FloatArray, ranks: IntArray, u_rank: FloatArray, u_adapter: Flo
     steps = np.cumsum(shares[order])
     is_last = np.append(np.diff(ranks[order]) != 0, True)
     edges = np.concatenate([[0.0], steps[is_last]])
-    # rounding must not carry a target over the edge into a neighbour that may have no share
-    target = np.minimum(u_rank * edges[-1], np.nextafter(edges[-1], 0))
-    rank = np.searchsorted(edges, target, side="right") - 1
+    rank = np.searchsorted(edges, u_rank * edges[-1], side="right") - 1
     low, high = edges[rank], edges[rank + 1]
+    # rounding must not carry a target over the edge into the next rank
     target = np.minimum(low + u_adapter * (high - low), np.nextafter(high, 0))
     drawn: IntArray = order[np.searchsorted(steps, target, side="right")]
     return drawn

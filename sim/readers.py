@@ -150,8 +150,8 @@ def _spread(table: _Table, arrival_s: FloatArray, tick_s: float, seed: int) -> F
         msg = f"spread_ticks_s is {tick_s!r}; a length in seconds above 0 is allowed"
         raise ValueError(msg)
     table.notes.append((f"rows spread inside ticks of {tick_s:g} s", len(arrival_s)))
-    # rounding first, so that 0.3 counts as the third tick of 0.1 and not the second
-    ticks = np.floor(np.round(arrival_s / tick_s, 9))
+    # to the nearest, because Mooncake's grid is a few milliseconds off
+    ticks = np.rint(arrival_s / tick_s)
     return np.sort((ticks + np.random.default_rng(seed).random(len(ticks))) * tick_s)
 
 

@@ -28,7 +28,7 @@ class Table:
 
     def __getitem__(self, column: str) -> npt.NDArray[np.int64]:
         """Return one column as a fresh array of shape (rows,)."""
-        cells = np.array(self._cells, dtype=np.int64).reshape(-1, len(self.columns))
+        cells = np.frombuffer(self._cells, dtype=np.int64).reshape(-1, len(self.columns))
         return cells[:, self.columns.index(column)].copy()
 
 
@@ -64,7 +64,7 @@ class Records:
 
     def __init__(self) -> None:
         self.requests = Table(REQUEST_COLUMNS)
-        # A run of decode steps over one batch: step j lasts first + j * growth ticks and reads context + j * batch tokens.
+        # Decode steps over one batch: step j lasts first + j * growth ticks and reads context + j * batch tokens.
         self.segments = Table(("start", "first", "growth", "count", "batch", "context"))
         # Token gaps of the first step of a segment, which may hold a stall: `weight` requests waited `gap` ticks.
         # The other steps of a segment are gaps of their own duration, for the whole batch.

@@ -18,7 +18,7 @@ class StepCost(NamedTuple):
 class Costs(Protocol):
     """Seconds come from here, as integer ticks."""
 
-    def prefill(  # noqa: PLR0913 - the features of one iteration
+    def prefill(
         self,
         requests: int,
         tokens: int,
@@ -30,7 +30,7 @@ class Costs(Protocol):
     ) -> int:
         """Return the ticks of one prefill iteration over several prompts."""
 
-    def decode(  # noqa: PLR0913 - the features of one iteration
+    def decode(
         self, requests: int, context_tokens: int, sum_rank: int, distinct: int, distinct_rank: int, max_rank: int
     ) -> StepCost:
         """Return the ticks of decode steps; the first reads `context_tokens`, each later one `requests` more."""

@@ -31,14 +31,15 @@ def describe(values: npt.ArrayLike, weights: IntArray | None = None, *, unit: st
     """
     sample = np.asarray(values, dtype=np.float64)
     counts = np.ones(len(sample), dtype=np.int64) if weights is None else weights
-    counts = np.where(np.isnan(sample), 0, counts)
+    measured = ~np.isnan(sample) & (counts > 0)
+    if not measured.all():
+        sample, counts = sample[measured], counts[measured]
     n = int(counts.sum())
     described: Described = (
         {"unit": unit, "mean": None, "std": None} | {name: None for name, _ in PERCENTILES} | {"n": n}
     )
     if n == 0:
         return described
-    sample, counts = sample[counts > 0], counts[counts > 0]
     mean = float((sample * counts).sum() / n)
     described["mean"] = mean
     described["std"] = math.sqrt(float((counts * (sample - mean) ** 2).sum() / n))

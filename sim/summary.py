@@ -32,7 +32,7 @@ PARTS = ("queue", "adapter_wait", "prefill", "preempt", "overhead")
 Summary = dict[str, Any]
 
 # Bounds of the verdict on the queue; see `stability`.
-TREND_BATCHES = 20
+SLICES = 20
 TREND_Z = 2.33  # 1 % one-sided
 GROWTH = 2.0
 LATE_SHARE = 0.02
@@ -215,8 +215,8 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> Summa
     `overloaded`: work was left over when arrivals ended, and the queue had grown throughout. `backlogged`: work was
     left over without such a trend, or the queue was deep at some time. `stable`: neither.
     Left over: the last admission comes 2 % of the span of arrivals after the last arrival, or 2 % were never admitted.
-    Grown: the delays of 20 successive batches of requests rise (Mann-Kendall test, 1 %), and the mean number waiting
-    in the last quarter of the span is at least twice that of the first half. Deep: a batch waits 5 % of the span.
+    Grown: the mean number waiting rises over 20 slices of the span (Mann-Kendall test, 1 %), and is in the last quarter
+    at least twice that of the first half. Deep: one of 20 batches, by order of arrival, waited 5 % of the span.
 
     Args:
         sent_s: shape (n,), when requests came, rejected ones left out.
@@ -226,16 +226,16 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> Summa
     order = np.argsort(sent_s, kind="stable")
     sent = sent_s[order]
     left = np.fmax(np.where(np.isnan(admitted_s[order]), end_s, admitted_s[order]), sent)
-    delays_s = _batch_means(left - sent)
+    waiting = _waiting(sent, left)
     never = int(np.isnan(admitted_s).sum())
     numbers = {
         "span_s": float(np.ptp(sent)) if len(sent) else 0.0,
         "drain_s": float(left.max() - sent[-1]) if len(sent) else 0.0,
         "never_admitted": never,
-        "max_delay_s": float(delays_s.max(initial=0)),
-        "backlog_first_half": _backlog(sent, left, 0, 0.5),
-        "backlog_last_quarter": _backlog(sent, left, 0.75, 1),
-        "trend_z": _trend_z(delays_s),
+        "max_delay_s": float(_batch_means(left - sent).max(initial=0)),
+        "backlog_first_half": float(waiting[: SLICES // 2].mean()),
+        "backlog_last_quarter": float(waiting[-SLICES // 4 :].mean()),
+        "trend_z": _trend_z(waiting),
     }
     # Requests that all came at once are a backlog whatever happened next.
     is_late = numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
@@ -244,8 +244,24 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> Summa
 
 
 def _batch_means(values: FloatArray) -> FloatArray:
-    edges = np.linspace(0, len(values), min(len(values), TREND_BATCHES) + 1).astype(np.int64)
+    edges = np.linspace(0, len(values), min(len(values), SLICES) + 1).astype(np.int64)
     return np.add.reduceat(values, edges[:-1]) / np.diff(edges) if len(values) else values
+
+
+def _waiting(sent: FloatArray, left: FloatArray) -> FloatArray:
+    """Return the mean number waiting in each of 20 equal slices of the span of arrivals."""
+    if len(sent) == 0 or sent[-1] == sent[0]:
+        return np.zeros(SLICES)
+    edges = np.linspace(0, sent[-1] - sent[0], SLICES + 1)
+    waited = _area(sent - sent[0], edges) - _area(np.sort(left) - sent[0], edges)
+    return np.maximum(np.diff(waited) / np.diff(edges), 0)
+
+
+def _area(instants: FloatArray, edges: FloatArray) -> FloatArray:
+    """Return the time since each instant, summed over all instants up to each edge."""
+    passed = np.searchsorted(instants, edges, side="right")
+    area: FloatArray = passed * edges - np.append(0, np.cumsum(instants))[passed]
+    return area
 
 
 def _verdict(numbers: Summary, *, is_late: bool) -> Summary:
@@ -262,19 +278,8 @@ def _verdict(numbers: Summary, *, is_late: bool) -> Summary:
     return {"verdict": verdict, "reason": reason}
 
 
-def _backlog(sent: FloatArray, left: FloatArray, low: float, high: float) -> float:
-    """Return the mean number waiting between two shares of the span of arrivals."""
-    if len(sent) == 0 or sent[-1] == sent[0]:
-        return 0.0
-    start, stop = (float(sent[0] + share * (sent[-1] - sent[0])) for share in (low, high))
-    waited = np.minimum(left, stop) - np.maximum(sent, start)
-    return float(np.maximum(waited, 0).sum()) / (stop - start)
-
-
 def _trend_z(values: FloatArray) -> float:
-    """Return the Mann-Kendall statistic: how surely values rise, in standard deviations; 0 for fewer than three."""
+    """Return the Mann-Kendall statistic: how surely values rise, in standard deviations."""
     n = len(values)
-    if n < 3:
-        return 0.0
     rises = np.sign(values[None, :] - values[:, None])[np.triu_indices(n, 1)].sum()
     return float(rises) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)

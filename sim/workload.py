@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim.arrivals import Arrivals, GammaArrivals
 from sim.lengths import Lengths, UniformLengths, fitted, noted
 from sim.locality import Locality, assign
-from sim.popularity import Popularity, SloraPowerPopularity
+from sim.popularity import Popularity, RankZipfPopularity, SloraPowerPopularity
 from sim.readers import read_trace
 from sim.trace import AdapterSpec, Trace
 
@@ -28,7 +28,7 @@ IntArray = npt.NDArray[np.int64]
 # a name's place in this tuple is its stream for ever: add names at the end only
 STREAMS = ("arrivals", "lengths", "ranks", "adapters", "prediction", "sessions", "drift")
 
-# in place of the preset's values where a trace file brings lengths and stamps of its own
+# not taken from the preset where a trace file brings lengths and stamps of its own
 _OF_A_SYNTHETIC_RUN = ("rate_per_s", "requests", "lengths", "arrivals")
 
 
@@ -39,12 +39,7 @@ def _families(lengths: str, arrivals: str, popularity: str) -> dict[str, object]
 _DEFAULTS: dict[str, dict[str, object]] = {
     # the whole conversation trace at the rate of Chameleon's run over time; the paper prints no length scale, and
     # 7 makes its service-level objective five times the mean latency at low load
-    "paper": {
-        "rate_per_s": 9.0,
-        "requests": 19_366,
-        "scale": 7.0,
-        **_families("conv", "poisson", "rank_zipf"),
-    },
+    "paper": {"rate_per_s": 9.0, "requests": 19_366, "scale": 7.0, **_families("conv", "poisson", "rank_zipf")},
     # one hour at the rate of the data
     "azure-conv": {"rate_per_s": 5.53, "requests": 19_366, **_families("conv", "conv", "zipf")},
     "azure-code": {"rate_per_s": 2.57, "requests": 8_819, **_families("code", "code", "zipf")},
@@ -78,40 +73,50 @@ class WorkloadConfig(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     preset: Literal["paper", "azure-conv", "azure-code", "uniform"] = Field(
-        "paper",
+        default="paper",
         description="where options that are not given come from; `uniform` draws exactly as S-LoRA's own generator",
     )
     trace: Annotated[Path, Field(strict=False)] | None = Field(
-        None, description="file whose lengths are used, in file order after sorting by time; None draws them"
+        default=None, description="file whose lengths are used, in file order after sorting by time; None draws them"
     )
     format: Literal["canonical", "azure", "vidur", "mooncake"] | None = Field(
-        None, description="format of the trace file; None recognises it"
+        default=None, description="format of the trace file; None recognises it"
     )
     zero_output: Literal["drop", "clamp"] = Field(
-        "drop", description="whether the file's requests without output are dropped or get 1 token"
+        default="drop", description="whether the file's requests without output are dropped or get 1 token"
     )
     spread_ticks_s: float | None = Field(
-        None, gt=0, description="grid of the file's stamps, s; its rows are spread inside their tick (Mooncake: 3)"
+        default=None,
+        gt=0,
+        description="grid of the file's stamps, s; its rows are spread inside their tick (Mooncake: 3)",
     )
     rate_per_s: float | None = Field(
-        None, gt=0, description="requests per second; None with a trace file keeps the file's own stamps"
+        default=None, gt=0, description="requests per second; None with a trace file keeps the file's own stamps"
     )
-    requests: int | None = Field(None, ge=1, description="requests to draw, or rows of the trace file to read at most")
-    scale: float = Field(1.0, gt=0, description="both lengths are divided by this, then rounded, and are at least 1")
+    requests: int | None = Field(
+        default=None, ge=1, description="requests to draw, or rows of the trace file to read at most"
+    )
+    scale: float = Field(
+        default=1.0, gt=0, description="both lengths are divided by this, then rounded, and are at least 1"
+    )
     drop_over_tokens: int | None = Field(
-        None, ge=2, description="drop requests whose input + output tokens, after scaling, are more than this"
+        default=None, ge=2, description="drop requests whose input + output tokens, after scaling, are more than this"
     )
     truncate_tokens: int | None = Field(
-        None, ge=2, description="cut input, then output, until input + output tokens, after scaling, are at most this"
+        default=None,
+        ge=2,
+        description="cut input, then output, until input + output tokens, after scaling, are at most this",
     )
-    lengths: Lengths | None = Field(None, description="how lengths are drawn; None with a trace file")
-    arrivals: Arrivals | None = Field(None, description="how stamps are drawn; None with a trace file's own stamps")
-    adapters: int = Field(100, ge=1, description="number of adapters")
+    lengths: Lengths | None = Field(default=None, description="how lengths are drawn; None with a trace file")
+    arrivals: Arrivals | None = Field(
+        default=None, description="how stamps are drawn; None with a trace file's own stamps"
+    )
+    adapters: int = Field(default=100, ge=1, description="number of adapters")
     ranks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = Field(
-        (8, 16, 32, 64, 128), min_length=1, description="ranks, dealt to the adapters in turn"
+        default=(8, 16, 32, 64, 128), min_length=1, description="ranks, dealt to the adapters in turn"
     )
-    popularity: Popularity = Field(description="how often each adapter is asked for")
-    locality: Locality | None = Field(None, description="sessions and drift; None draws adapters independently")
+    popularity: Popularity = Field(default=RankZipfPopularity(), description="how often each adapter is asked for")
+    locality: Locality | None = Field(default=None, description="sessions and drift; None draws adapters independently")
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sim.names import SEAMS, closest, did_you_mean
@@ -211,7 +212,7 @@ def _explained(model: type[BaseModel], tree: Any, details: ErrorDetails) -> Iter
     if isinstance(cause, ConfigError):
         yield from (((*path, *problem.path), problem.message) for problem in cause.problems)
     elif kind == "extra_forbidden":
-        yield path, details["msg"] + did_you_mean(str(location[-1]), _fields(model, location[:-1]))
+        yield path, details["msg"] + did_you_mean(str(location[-1]), _allowed(model, location[:-1]))
     elif kind == "missing":
         yield (*path, location[-1]), details["msg"]
     elif kind == "union_tag_invalid":
@@ -235,13 +236,18 @@ def _quoting(kind: str, given: object) -> str:
     return f" - YAML reads this value as {given!r}; put it in quotes"
 
 
-def _fields(model: type[BaseModel], location: Sequence[Key]) -> set[str]:
+def _allowed(model: type[BaseModel], location: Sequence[Key]) -> set[str]:
     """Return the keys that may be given at a place inside a model."""
     models = {model}
     for key in location:
-        inside = [f.annotation for m in models for name, f in m.model_fields.items() if key in (name, f.alias)]
-        models = {nested for annotation in inside for nested in _models_in(annotation)} or models
-    return {field.alias or name for nested in models for name, field in nested.model_fields.items()}
+        found = [field.annotation for name, field in _fields(models) if key in (name, field.alias)]
+        models = {nested for annotation in found for nested in _models_in(annotation)} or models
+    return {field.alias or name for name, field in _fields(models)}
+
+
+def _fields(models: set[type[BaseModel]]) -> Iterator[tuple[str, FieldInfo]]:
+    for model in models:
+        yield from model.model_fields.items()
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

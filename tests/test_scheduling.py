@@ -78,10 +78,10 @@ def test_fcfs_yields_what_waits_as_it_waits() -> None:
 
 
 def test_fcfs_looks_at_one_request_in_a_refused_round() -> None:
-    offered = iter([request(0, prompt=99), request(1), request(2)])
-    head = request(0, prompt=99)
-    FCFS().fill(TokenBatch([head], 10), (one for one in [head, *offered]), 0.0)
-    assert next(offered).id == 0
+    waiting = [request(0, prompt=99), request(1), request(2)]
+    offered = iter(waiting)
+    FCFS().fill(TokenBatch(waiting, 10), offered, 0.0)
+    assert next(offered).id == 1
 
 
 def test_sjf_goes_by_predicted_length_and_ties_by_id() -> None:

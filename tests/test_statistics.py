@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.statistics import (
@@ -21,11 +21,13 @@ from sim.statistics import (
     weighted_percentiles,
 )
 
+law = settings(deadline=None, max_examples=60)
 finite = st.floats(-1e9, 1e9)
 weighted = st.lists(st.tuples(finite, st.integers(1, 30)), min_size=1, max_size=30)
 Q = [0, 1, 37.5, 50, 90, 95, 99, 99.9, 100]
 
 
+@law
 @given(weighted)
 def test_a_weighted_percentile_is_the_percentile_of_the_expanded_sample_bit_for_bit(
     sample: list[tuple[float, int]],
@@ -35,6 +37,7 @@ def test_a_weighted_percentile_is_the_percentile_of_the_expanded_sample_bit_for_
     assert weighted_percentiles(values, weights, Q).tolist() == expected.tolist()
 
 
+@law
 @given(weighted)
 def test_weighted_moments_are_those_of_the_expanded_sample(sample: list[tuple[float, int]]) -> None:
     values, weights = np.array([v for v, _ in sample]), np.array([w for _, w in sample])
@@ -62,6 +65,7 @@ def test_an_empty_sample_has_no_statistics_but_n_zero() -> None:
     assert all(described[key] is None for key in ("mean", "std", "p50", "p90", "p95", "p99", "p99_9"))
 
 
+@law
 @given(st.lists(st.tuples(st.integers(0, 3), finite), max_size=40), st.sampled_from(Q))
 def test_each_group_has_its_own_percentile(rows: list[tuple[int, float]], q: float) -> None:
     groups, values = np.array([g for g, _ in rows], dtype=np.int64), np.array([v for _, v in rows])

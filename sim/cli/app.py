@@ -1,0 +1,34 @@
+"""The command's tree."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sim.cli import compare, config, demo, policies, run, trace
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
+
+app = typer.Typer(
+    name="chameleon",
+    help="Simulate LLM serving with many LoRA adapters: cache, prefetch and scheduling policies on a modelled GPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("compare")(compare.compare)
+app.add_typer(policies.app, name="policies")
+app.add_typer(config.app, name="config")
+app.add_typer(trace.app, name="trace")
+
+
+@app.callback(invoke_without_command=True)
+def root(*, version: Version = False) -> None:
+    """Simulate LLM serving with many LoRA adapters."""
+    if version:
+        from importlib.metadata import version as installed  # noqa: PLC0415
+
+        typer.echo(f"chameleon-sim {installed('chameleon-sim')}")
+        raise typer.Exit

@@ -1,0 +1,35 @@
+"""The laws of the core, as code: every byte, request and adapter user is accounted for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.core import Core
+
+
+def check_requests(core: Core) -> None:
+    """Raise RuntimeError with the numbers if requests do not add up to what is booked; holds between steps."""
+    slots = core.adapters.slots.values()
+    tokens = sum(map(core.held_tokens, core.running)) + sum(job.prompt_tokens for job in core.joining)
+    counted = {
+        "KV bytes": tokens * core.memory.token_bytes,
+        "admitted requests": len(core.running) + len(core.joining),
+        "adapter users": sum(slot.users for slot in slots),
+        "queued adapter users": sum(slot.queued for slot in slots),
+        "missing adapters": sum(slot.queued > 0 and not slot.held for slot in slots),
+        "adapters in use": sum(slot.users > 0 for slot in slots),
+        "decoding requests": core.shape.requests,
+    }
+    booked = {
+        "KV bytes": core.memory.kv_bytes,
+        "admitted requests": len(core.live),
+        "adapter users": sum(job.slot is not None for job in core.live.values()),
+        "queued adapter users": sum(job.slot is not None for job in core.waiting.values()),
+        "missing adapters": core.adapters.missing,
+        "adapters in use": core.adapters.active,
+        "decoding requests": len(core.running),
+    }
+    if counted != booked or not core.waiting.keys().isdisjoint(core.live):
+        msg = f"requests do not balance: counted {counted}, booked {booked}"
+        raise RuntimeError(msg)

@@ -1,0 +1,69 @@
+"""When a policy is due: how many decode steps may pass before somebody has to be asked something."""
+
+from __future__ import annotations
+
+from sim.records import NEVER
+
+
+class AdmissionClock:
+    """When the scheduler is asked: at most every so many steps, and only if its answer could differ from the last.
+
+    Attributes:
+        since: decode steps since the last admission.
+    """
+
+    __slots__ = ("_asks", "_asks_always", "_every", "_next_fit", "since")
+
+    def __init__(self, every_steps: int, *, asks_always: bool) -> None:
+        self._every = every_steps
+        self._asks_always = asks_always
+        self._asks = True
+        self._next_fit: int | None = None  # the step at which a refused request may fit although nothing changes
+        self.since = 0
+
+    def is_due(self, step: int, *, is_busy: bool) -> bool:
+        """Whether to ask now; an engine with nothing to do need not wait for the next round."""
+        if is_busy and self.since < self._every:
+            return False
+        may_fit = self._next_fit is not None and step >= self._next_fit
+        return self._asks or may_fit or self._asks_always
+
+    def asked(self) -> None:
+        """Start a round; what changes from now on is news."""
+        self._asks = False
+
+    def something_changed(self) -> None:
+        """Take note that the scheduler's last answer may no longer hold."""
+        self._asks = True
+
+    def admitted(self) -> None:
+        """End a round that admitted requests."""
+        self.since = 0
+        self._asks = True
+
+    def refused(self, next_fit: int | None) -> None:
+        """End a round that admitted none; `next_fit` is when a refusal may turn by decoding alone."""
+        self._next_fit = next_fit
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has changed since the round began."""
+        return self._asks
+
+    @property
+    def quiet_steps(self) -> int:
+        """Steps for which no round is due whatever happens."""
+        return max(self._every - self.since, 0)
+
+    def steps_until_due(self, step: int) -> int:
+        """Return the steps to the next round, if requests wait and nothing changes outside."""
+        if self.since < self._every:
+            return self._every - self.since
+        if self._asks:
+            return 1
+        return NEVER if self._next_fit is None else self._next_fit - step
+
+
+def steps_until_prefetch(at_steps: tuple[int, ...], since: int) -> int:
+    """Return the steps until a prefetcher that counts them is due; NEVER if not before the next admission."""
+    return min((at - since for at in at_steps if at > since), default=NEVER)
