@@ -122,7 +122,7 @@ class Batch(Protocol):
         """Predicted seconds of prefill and decode of this request, by its predicted length."""
 
     def can_squash_for(self, victim: Request, request: Request) -> bool:
-        """Whether `request` would fit if the running `victim` gave back its memory now."""
+        """Whether `request` would fit if `victim` gave back its memory now; never if the victim does not run yet."""
 
     def squash(self, victim: Request) -> None:
         """Stop a running request, drop its KV and make it wait again; its work is repeated later."""
@@ -194,7 +194,7 @@ class Cache(Policy):
         return [self.score(adapter, now) for adapter in adapters]
 
     def announced(self, adapters: Sequence[Adapter], now: float) -> None:
-        """Take note that a prefetch round has just asked for these adapters."""
+        """Take note of a prefetch round: the adapters that it asked for, up to the first that found no room."""
 
     def drops(self, idle: Sequence[Adapter], now: float, *, batch_is_empty: bool) -> Iterable[Adapter]:  # noqa: ARG002
         """Return idle adapters to give back at once; asked after a decode step that ended a request."""
@@ -217,7 +217,7 @@ class Prefetch(Timed):
         """Take note that a request with this adapter has arrived."""
 
     def wanted(self, waiting: Iterable[Request], now: float) -> Iterable[Adapter]:  # noqa: ARG002
-        """Yield adapters, most urgent first; `waiting` is in the scheduler's order. Residents are skipped by the core."""
+        """Yield adapters, most urgent first (the core skips residents); `waiting` is in the scheduler's order."""
         return ()
 
 

@@ -36,9 +36,8 @@ class DropAfterUse(Cache):
 
     def announced(self, adapters: Sequence[Adapter], now: float) -> None:  # noqa: ARG002 - rounds are counted, not timed
         """Tag what a prefetch round asks for."""
-        if adapters:
-            self._round = self._round ^ 1 if self.tag == "bit" else self._round + 1
-            self._tags.update(dict.fromkeys(adapters, self._round))
+        self._round = self._round ^ 1 if self.tag == "bit" else self._round + 1
+        self._tags.update(dict.fromkeys(adapters, self._round))
 
     def drops(self, idle: Sequence[Adapter], now: float, *, batch_is_empty: bool) -> Iterable[Adapter]:  # noqa: ARG002
         """Return every idle adapter without the current tag."""

@@ -145,8 +145,7 @@ class LaneScheduler(Scheduler):
     def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:  # noqa: ARG002 - the lanes hold them
         """Spend each lane's own quota, then lend what empty lanes leave over."""
         refused = [self._spend(batch, lane, now) for lane in range(len(self._cuts) + 1)]
-        while self._lend(batch, refused, now):
-            pass
+        self._lend(batch, refused, now)
 
     def check(self) -> None:
         """Raise RuntimeError, with the numbers, if tokens or requests do not add up."""
@@ -205,17 +204,16 @@ class LaneScheduler(Scheduler):
                 return fits
         return False
 
-    def _lend(self, batch: Batch, refused: list[bool], now: float) -> bool:
-        """Phase 2, once over all lanes; True if something was admitted, so that more may be left over now."""
-        leftover, has_lent = self._leftover(), False
+    def _lend(self, batch: Batch, refused: list[bool], now: float) -> None:
+        """Phase 2; one pass is enough, because a lane that it empties has no quota left to lend."""
+        leftover = self._leftover()
         for lane, queue in enumerate(islice(self._queues, len(refused) if leftover > 0 else 0)):
             while queue and not refused[lane] and self._ledger.cost(queue[0]) <= leftover:
                 if batch.try_add(queue[0]):
                     self._admit(queue.popleft(), lane, batch, now)
-                    leftover, has_lent = self._leftover(), True
+                    leftover = self._leftover()
                 else:
                     refused[lane] = True
-        return has_lent
 
     def _leftover(self) -> int:
         """Tokens that empty lanes do not use, within what nobody uses.

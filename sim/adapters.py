@@ -117,14 +117,16 @@ class AdapterTraffic:
         self.asks = False
         self._asked_at_step = step
         now_s = now / TICKS_PER_S
+        wants_any = False
         asked: list[Adapter] = []
         for adapter in self._prefetch.wanted(waiting, now_s):
+            wants_any = True
             if not self._is_brought(self.slots[adapter], now):
                 break
             asked.append(adapter)
             if not self.missing and self._prefetch.only_waiting and not self._announces:
                 break
-        if self._announces:
+        if wants_any and self._announces:
             self._cache.announced(asked, now_s)
 
     def _is_brought(self, slot: AdapterSlot, now: int) -> bool:

@@ -66,6 +66,8 @@ class Round:
         """Whether `request` would fit if the running `victim` gave back its memory now."""
         core = self._core
         job, held = core.waiting[request.id], core.live[victim.id]
+        if held not in core.running:
+            return False
         freed = held.slot.size if held.slot is not None and held.slot.users == 1 else 0
         new = self._new_bytes(job)
         if held.slot is job.slot and held.slot is not None:

@@ -11,8 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sim.costs import EngineCosts
 from sim.models import DEFAULT_MODULES
 from sim.workload import WorkloadConfig
-from sim.yamlfile import ConfigError, Marks, find, load, set_values, validate
+from sim.yamlfile import ConfigError, Marks, find, folder_of, load, set_values, validate
 
+SEAMS = ("scheduler", "cache", "prefetch", "predictor")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -129,7 +130,19 @@ def load_config(system: str | Path, assignments: Sequence[str] = (), extra: dict
     document = load(find(str(system)) if isinstance(system, str) else system)
     tree = _overlaid(document.tree, extra or {})
     document = set_values(tree, assignments, document.marks)
-    return Loaded(validate(RunConfig, document.tree, document.marks), document.marks)
+    config = validate(RunConfig, document.tree, document.marks)
+    return Loaded(config.model_copy(update=_anchored(config, document.marks)), document.marks)
+
+
+def _anchored(config: RunConfig, marks: Marks) -> dict[str, PolicySpec]:
+    """Return the policies from files, their paths made absolute, so that a resolved configuration can lie anywhere."""
+    anchored = {}
+    for seam in SEAMS:
+        spec = getattr(config, seam)
+        kind = spec.get("kind")
+        if isinstance(kind, str) and ".py:" in kind:
+            anchored[seam] = {**spec, "kind": str((folder_of(marks, (seam, "kind")) / kind).absolute())}
+    return anchored
 
 
 def _overlaid(tree: Any, extra: dict[str, Any]) -> Any:

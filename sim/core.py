@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from operator import attrgetter
 
-from policies.base import Adapter, Cache, Prefetch, Request, Scheduler
+from policies.base import Adapter, Cache, Prefetch, Request, Scheduler, Timed
 from sim.adapters import BASE_MODEL, AdapterTraffic
 from sim.admission import Round
 from sim.forecast import Forecast, prefill_arguments
@@ -110,6 +110,7 @@ class Core:
         self._ends: list[tuple[int, int, Job]] = []  # heap of (last decode step, request id, job)
         self._clock = AdmissionClock(options.admit_every_steps, asks_always=options.asks_every_step)
         self._planned: Step | None = None
+        self._is_timed = any(type(one).wakes_at_s is not Timed.wakes_at_s for one in (scheduler, prefetch))
 
     def submit(self, job: Job, now: int) -> None:
         """Take in a request; one that can never fit is rejected with its reason."""
@@ -134,6 +135,8 @@ class Core:
 
     def wakes_at_s(self) -> float | None:
         """Return the earliest instant at which a policy wants to be woken."""
+        if not self._is_timed:
+            return None
         times = (self._scheduler.wakes_at_s(), self._prefetch.wakes_at_s())
         return min((time for time in times if time is not None), default=None)
 
@@ -268,6 +271,8 @@ class Core:
         self.forecast.forget()
 
     def _plan_prefill(self, now: int) -> Prefill | None:
+        if not self.joining:
+            return None
         jobs = [job for job in self.joining if job.slot is None or job.slot.ready]
         stands_still = len(jobs) < len(self.joining) and self.options.blocks_on_load
         self.ledger.stands_still(now, stands_still=stands_still)

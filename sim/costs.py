@@ -159,7 +159,7 @@ class CostModel:
             return StepCost(host + self._launch, 0, hidden // growth + 1)
         return StepCost(host + max(gpu, self._launch), growth, None)
 
-    def prefill(  # noqa: PLR0917 - the features of one iteration
+    def prefill(
         self,
         requests: int,
         tokens: int,
@@ -202,7 +202,7 @@ class CostModel:
         terms |= self._lora_terms(requests, sum_rank, distinct, distinct_rank * self._read, max_rank)
         return self._explained(self._batch(requests)[0], terms)
 
-    def explain_prefill(  # noqa: PLR0917 - as `prefill`
+    def explain_prefill(
         self,
         requests: int,
         tokens: int,

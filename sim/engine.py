@@ -28,7 +28,9 @@ class Moment(simpy.Event):
     """An event that happens after `delay` ticks, in its place among simultaneous ones."""
 
     def __init__(self, env: simpy.Environment, delay: int, order: EventPriority) -> None:
-        super().__init__(env)
+        # As simpy.Timeout does, it sets what Event.__init__ would: one is made for every step and arrival.
+        self.env = env
+        self.callbacks = []
         self._ok = True
         self._value = None
         env.schedule(self, order, delay)
@@ -113,6 +115,7 @@ class Replica:
     def submit(self, job: Job) -> None:
         """Hand a request to the engine now."""
         self.core.submit(job, self._now)
+        self._arm()
         self._wake()
 
     @property

@@ -79,5 +79,7 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
         seed=config.seed,
         kv_token_bytes=deployment.limits.kv_token_bytes,
         ttft_slo_s=config.ttft_slo_s,
+        cost_origins=deployment.hardware.origins,
+        cost_warnings=deployment.hardware.warnings(int(records.prefills["tokens"].max(initial=1))),
     )
     return Result(outcome, config.model_dump(mode="json"))

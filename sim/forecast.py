@@ -74,7 +74,7 @@ def prefill_arguments(jobs: list[Job]) -> tuple[int, int, int, int, int, int, in
         tokens += prompt
         squared += prompt * prompt
         if job.slot is not None:
-            token_rank += prompt * job.rank
-            adapters[job.slot] = job.rank
+            token_rank += prompt * job.slot.rank
+            adapters[job.slot] = job.slot.rank
     ranks = adapters.values()
     return len(jobs), tokens, squared, token_rank, len(ranks), sum(ranks), max(ranks, default=0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
 import zlib
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -177,13 +178,11 @@ def _file_module(path: Path) -> ModuleType:
     name = f"_{path.stem}_{zlib.crc32(identity.encode()):08x}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        msg = f"not a Python file: {path}"
-        raise ImportError(msg)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    loader = SourceFileLoader(name, str(path))
+    module = sys.modules[name] = module_from_spec(ModuleSpec(name, loader))  # dataclasses look their module up
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

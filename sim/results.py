@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from os import PathLike
@@ -37,6 +37,8 @@ class Run:
         seed: seed of the run's random streams.
         kv_token_bytes: bytes of K and V of one token.
         ttft_slo_s: objective for the time to first token; None for none.
+        cost_origins: where each group of the hardware's coefficients comes from.
+        cost_warnings: coefficients that were used outside the range they are supported for.
     """
 
     trace: Trace
@@ -49,6 +51,8 @@ class Run:
     seed: int
     kv_token_bytes: int = 0
     ttft_slo_s: float | None = None
+    cost_origins: Mapping[str, str] = field(default_factory=dict)
+    cost_warnings: Sequence[str] = ()
 
 
 class Result:

@@ -69,6 +69,7 @@ def summarise(run: Run) -> Summary:
         "link": _link(run.records, horizon_s),
         "iterations": _iterations(run.records),
         "stability": _stability_of(offered),
+        "costs": {"origins": dict(run.cost_origins), "warnings": list(run.cost_warnings)},
         "slo": _slo(run.ttft_slo_s, ttft_s[completed], len(run.trace)),
     }
 

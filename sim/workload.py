@@ -171,7 +171,7 @@ def _contradictions(config: WorkloadConfig) -> list[tuple[bool, str]]:
 PRESETS: dict[str, WorkloadConfig] = {name: WorkloadConfig.model_validate({"preset": name}) for name in _DEFAULTS}
 
 
-def slora_synthetic(  # noqa: PLR0913, PLR0917 - the argument list of the generator that it repeats
+def slora_synthetic(  # noqa: PLR0917 - the argument list of the generator that it repeats
     num_adapters: int,
     alpha: float,
     req_rate: float,

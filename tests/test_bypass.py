@@ -47,6 +47,7 @@ class World:
         self.waiting: list[Request] = []
         self.admitted: list[Request] = []  # in this round
         self.running: list[Request] = []
+        self.joining: list[Request] = []  # admitted, its adapter still on the way
         self.squashed: list[Request] = []
         self.refusal: Refusal | None = None
         self.tries = 0
@@ -108,7 +109,7 @@ class World:
     def can_squash_for(self, victim: Request, request: Request) -> bool:
         assert victim in self.running, "would squash what does not run"
         self._leave(victim)
-        fits = self._refusal(request) is None
+        fits = self._memory_refusal(request) is None
         self.running.append(victim)
         self.kv_left -= victim.prompt_tokens + victim.predicted_tokens
         return fits
@@ -122,8 +123,9 @@ class World:
         self.kv_left += request.prompt_tokens + request.predicted_tokens
 
     def _refusal(self, request: Request) -> Refusal | None:
-        if request.prompt_tokens > self.prompt_left:
-            return Refusal.PROMPT_TOKENS
+        return Refusal.PROMPT_TOKENS if request.prompt_tokens > self.prompt_left else self._memory_refusal(request)
+
+    def _memory_refusal(self, request: Request) -> Refusal | None:
         if request.prompt_tokens + request.predicted_tokens > self.kv_left:
             return Refusal.KV
         used = self._used()
@@ -133,7 +135,7 @@ class World:
         return None
 
     def _used(self) -> set[Adapter]:
-        return {one.adapter for one in [*self.running, *self.admitted] if one.adapter is not None}
+        return {one.adapter for one in [*self.running, *self.joining, *self.admitted] if one.adapter is not None}
 
     def _evict(self, need_bytes: int) -> None:
         idle = [adapter for adapter in self.residents if adapter not in self._used()]
@@ -178,6 +180,12 @@ def test_nobody_passes_a_head_that_lacks_kv() -> None:
     world.kv_left = 100
     assert world.fill(1.0) == []
     assert world.refusal is Refusal.KV
+
+
+def test_nobody_passes_beyond_the_quota() -> None:
+    world, _, _, younger = blocked_world()
+    younger.prompt_tokens = 360
+    assert world.fill(1.0) == []
 
 
 def test_one_bypass_of_a_head_is_outstanding_at_most() -> None:
@@ -238,6 +246,24 @@ def test_who_was_squashed_waits_at_the_head_of_its_lane() -> None:
 def test_nobody_is_squashed_while_the_head_would_not_fit_all_the_same() -> None:
     world, *_ = blocked_world()
     world.fill(1.0)
+    assert world.fill(2.0) == []
+    assert world.squashed == []
+
+
+def test_the_tokens_of_who_has_passed_count_as_free_for_the_head() -> None:
+    world, pins, head, younger = blocked_world()
+    head.prompt_tokens = younger.prompt_tokens = 190  # one of them fits into the quota of 400, but not both
+    assert world.fill(1.0) == [2]
+    world.finish(pins, 2.0)
+    assert world.fill(2.0) == [1]
+
+
+def test_nobody_is_squashed_whose_adapter_is_still_on_the_way() -> None:
+    world, pins, _, younger = blocked_world()
+    world.fill(1.0)
+    world.finish(pins, 2.0)
+    world.running.remove(younger)
+    world.joining.append(younger)
     assert world.fill(2.0) == []
     assert world.squashed == []
 

@@ -103,8 +103,8 @@ def test_an_empty_batch_drops_even_what_is_tagged() -> None:
     assert dropped(announce(DropAfterUse(), [A]), A, B, is_empty=True) == [A, B]
 
 
-def test_a_round_that_asks_for_nothing_does_not_flip_the_bit() -> None:
-    assert dropped(announce(DropAfterUse(), [A], []), A, B) == [B]
+def test_a_round_whose_first_adapter_finds_no_room_flips_the_bit_too() -> None:
+    assert dropped(announce(DropAfterUse(), [A], []), A, B) == [A, B]
 
 
 # --- greedy dual -----------------------------------------------------------------------------------------------------

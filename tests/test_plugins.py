@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -144,6 +145,12 @@ def test_a_file_that_has_not_changed_is_read_once(tmp_path: Path) -> None:
     file = write(tmp_path, "class Mine:\n    def score(self, adapter, now):\n        return 1.0\n")
     first, second = (cache(f"{file}:Mine", base_dir=tmp_path) for _ in range(2))
     assert type(first) is type(second)
+
+
+def test_a_file_s_class_can_show_its_source(tmp_path: Path) -> None:
+    file = write(tmp_path, "class Mine:\n    def score(self, adapter, now):\n        return 1.0\n")
+    policy = cache(f"{file}:Mine", base_dir=tmp_path)
+    assert inspect.getsource(type(policy).__mro__[1]).startswith("class Mine:")
 
 
 def test_a_file_may_define_a_dataclass(tmp_path: Path) -> None:

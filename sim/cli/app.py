@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli import compare, config, demo, policies, run, trace
+from sim.cli import compare, config, demo, policies, run, sweep, trace
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.add_typer(policies.app, name="policies")
 app.add_typer(config.app, name="config")
 app.add_typer(trace.app, name="trace")

@@ -56,7 +56,7 @@ def make(
 
 
 @app.command("convert")
-def convert(  # noqa: PLR0917 - one argument for each flag
+def convert(
     source: Annotated[Path, typer.Argument(help="Trace file to read.")],
     file: Annotated[Path, typer.Argument(help="CSV file to write.")],
     file_format: Format = None,
