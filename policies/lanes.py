@@ -94,6 +94,7 @@ class LaneScheduler(Scheduler):
         self._overtaken: dict[Request, Request] = {}  # a lane's head and the one request that has passed it
         self._overtaker: dict[Request, Request] = {}  # the same, the other way round
         self._squashed: dict[Request, Request] = {}  # squashed, not yet back, and whom it made way for
+        self._owed: set[Request] = set()  # heads for which one was squashed; passing them again could go on for ever
 
     @property
     def cuts(self) -> tuple[float, ...]:
@@ -232,6 +233,7 @@ class LaneScheduler(Scheduler):
 
     def _admit(self, request: Request, lane: int, batch: Batch, now: float) -> None:
         self._ledger.charge(request, lane, now)
+        self._owed.discard(request)
         if request in self._overtaken:
             del self._overtaker[self._overtaken.pop(request)]
         self._noted_admission(request, batch)
@@ -255,7 +257,7 @@ class LaneScheduler(Scheduler):
         """Let one younger request of the lane pass its head, whose adapter finds no room."""
         queue = self._queues[lane]
         head = queue[0]
-        if head in self._overtaken or len(queue) == 1:
+        if head in self._overtaken or head in self._owed or len(queue) == 1:
             return
         wait_s = batch.wait_s(head)
         last = None if self.bypass_lookahead is None else self.bypass_lookahead + 1
@@ -287,6 +289,7 @@ class LaneScheduler(Scheduler):
             return False
         self._release(victim)
         self._squashed[victim] = queue[0]
+        self._owed.add(queue[0])
         batch.squash(victim)
         if batch.try_add(queue[0]):
             self._admit(queue.popleft(), lane, batch, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def read_side(directory: Path) -> Side:
     """Return the run in a directory, or the replications below it.
 
     Raises:
-        ValueError: if there is neither, or two replications have the same seed.
+        ValueError: if there is neither, or two replications have the same seed or different systems.
     """
     if (directory / "DONE").exists():
         run = read_run(directory)
@@ -65,11 +65,24 @@ def read_side(directory: Path) -> Side:
         msg = f"{directory} holds no finished run (a directory with the file DONE), nor directories that do"
         raise ValueError(msg)
     runs = [read_run(path) for path in below]
+    systems = sorted({str(run.summary["system"]) for run in runs})
+    if len(systems) > 1:
+        msg = f"{directory} holds runs of several systems ({', '.join(systems)}); give the directory of each"
+        raise ValueError(msg)
     by_seed = {int(run.summary["seed"]): run for run in runs}
     if len(by_seed) < len(runs):
         msg = f"{directory} holds {len(runs)} runs with {len(by_seed)} seeds; replications need a seed each"
         raise ValueError(msg)
     return Side(str(runs[0].summary["system"]), by_seed)
+
+
+def read_sides(directories: Sequence[Path]) -> list[Side]:
+    """Return one side per directory, labelled by its system, or by its directory where two have the same."""
+    sides = [read_side(directory) for directory in directories]
+    labels = [side.label for side in sides]
+    if len(set(labels)) == len(labels):
+        return sides
+    return [replace(side, label=str(path)) for side, path in zip(sides, directories, strict=True)]
 
 
 def compare(sides: Sequence[Side]) -> list[Row]:
@@ -102,10 +115,13 @@ def is_paired(sides: Sequence[Side], seeds: Sequence[int]) -> bool:
     return True
 
 
-def p99_band_ms(side: Side, seed: int) -> Interval:
-    """Return the order-statistic interval of P99 TTFT inside one run; it holds for independent requests only."""
+def p99_band_ms(side: Side, seed: int) -> Interval | None:
+    """Return the order-statistic interval of P99 TTFT inside one run, None where nothing was completed.
+
+    It holds for independent requests only.
+    """
     ttft_ms = side.runs[seed].requests["ttft_s"].dropna().to_numpy() * 1e3
-    return percentile_interval(ttft_ms, 99)
+    return percentile_interval(ttft_ms, 99) if len(ttft_ms) else None
 
 
 def _row(label: str, path: Sequence[str], factor: float, sides: Sequence[Side], seeds: Sequence[int]) -> Row:

@@ -6,7 +6,7 @@ matplotlib is imported when something is drawn. What the numbers mean is decided
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,8 @@ PART_COLOURS = {
     "preempt": "#E69F00",
 }
 INK, PALE = "#222222", "#D9D9D9"
+UNSTABLE = "queue not stable: grows with the run"
 LOG_FROM = 20.0  # a linear axis that shows this ratio of values hides the small ones
-SVG_OPTIONS: dict[str, Any] = {"svg.hashsalt": "chameleon-sim", "svg.fonttype": "path", "path.simplify": True}
 
 
 def ttft_vs_load(rows: Sequence[Row], *, slo_s: float | None, title: str = "", note: str = "") -> Figure:
@@ -69,17 +69,19 @@ def ttft_parts(parts: pd.DataFrame, *, title: str = "", note: str = "") -> Figur
     """Return the mean TTFT of groups of requests as bars, each stacked from its parts; see `sim.tails.ttft_parts`.
 
     Args:
-        parts: a row per group (its index is the label), columns in ms named as in `sim.summary.PARTS`, and `n`.
+        parts: a row per group (its index is the label, in one level or more), columns in ms as in `sim.summary.PARTS`,
+            and `n`.
         title: the words above.
         note: the small words below.
     """
-    figure, axes = _canvas(7.2, 1.5 + 0.5 * len(parts), title, note)
+    figure, axes = _canvas(7.6, 1.6 + 0.36 * len(parts), title, note)
+    groups = [", ".join(group) if isinstance(group, tuple) else str(group) for group in parts.index]
+    labels = [f"{group}  (n = {n})" for group, n in zip(groups, parts["n"], strict=True)]
     left = parts["n"].to_numpy() * 0.0
-    labels = [f"{group}  (n = {n})" for group, n in zip(parts.index, parts["n"], strict=True)]
     for part, colour in PART_COLOURS.items():
         width = parts[part].to_numpy()
         if width.any():
-            axes.barh(labels, width, left=left, color=colour, label=part.replace("_", " "), height=0.62)
+            axes.barh(labels, width, left=left, color=colour, label=part.replace("_", " "), height=0.66)
         left = left + width
     for place, total in enumerate(left):
         axes.annotate(f"{total:,.0f} ms", (total, place), (4, 0), textcoords="offset points", va="center", color=INK)
@@ -87,7 +89,31 @@ def ttft_parts(parts: pd.DataFrame, *, title: str = "", note: str = "") -> Figur
     axes.set_xlim(0, float(left.max()) * 1.15)
     axes.set_xlabel("mean time to first token (ms)")
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right", frameon=False, ncols=1)
+    figure.legend(loc="outside upper right", frameon=False, ncols=len(PART_COLOURS), fontsize=9)
+    return figure
+
+
+def p99_over_time(
+    curves: Mapping[str, pd.DataFrame], *, slo_s: float | None, title: str = "", note: str = ""
+) -> Figure:
+    """Return the P99 TTFT of each window of arrivals as steps, a colour per run; see `sim.frames.p99_over_time`.
+
+    Args:
+        curves: name of a run and its table with `t_s` and `p99_ttft_s`.
+        slo_s: objective to draw as a line, in s; None draws none.
+        title: the words above.
+        note: the small words below.
+    """
+    figure, axes = _canvas(8.4, 3.4, title, note)
+    for place, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        axes.step(curve["t_s"], curve["p99_ttft_s"], where="post", color=colour, linewidth=1.8, label=name)
+    if slo_s is not None:
+        axes.axhline(slo_s, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)), label=f"objective {slo_s:g} s")
+    axes.set_ylim(0, None)
+    axes.set_xlabel("time of arrival (s)")
+    axes.set_ylabel("P99 TTFT of the window (s)")
+    figure.legend(loc="outside upper right", frameon=False, ncols=len(curves) + 1, fontsize=9)
     return figure
 
 
@@ -121,7 +147,7 @@ def save(figure: Figure, path: Path) -> None:
 def _options() -> Iterator[None]:
     import matplotlib as mpl  # noqa: PLC0415 - takes seconds to import
 
-    with mpl.rc_context(SVG_OPTIONS):
+    with mpl.rc_context({"svg.hashsalt": "chameleon-sim", "svg.fonttype": "path"}):
         yield
 
 
@@ -205,9 +231,9 @@ def _line_key(axes: Axes, slo_s: float | None) -> None:
         Line2D([], [], color=grey, linewidth=2.0, label="P99"),
         Line2D([], [], color=grey, linewidth=1.3, linestyle=(0, (4, 2)), label="P50"),
         Patch(color=grey, alpha=0.2, linewidth=0, label="95 % interval of the mean over seeds"),
-        Line2D([], [], color=grey, marker="o", markerfacecolor="white", linestyle="none", label="queue not stable"),
+        Line2D([], [], color=grey, marker="o", markerfacecolor="white", linestyle="none", label=UNSTABLE),
     ]
     if slo_s is not None:
         line = axes.axhline(slo_s, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)), label=f"objective {slo_s:g} s")
         handles.append(line)
-    axes.legend(handles=handles, loc="upper left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5)
+    axes.legend(handles=handles, loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5)

@@ -6,19 +6,21 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.config import Loaded, RunConfig
 from sim.experiment import execute
 from sim.results import Result
-from sim.rundir import read_run
+from sim.rundir import DISTRIBUTION, OPTIONAL, WRITTEN, read_run
 from sim.statistics import Interval, mean_interval
 from sim.summary import Summary
 from sim.vllm_bench import BenchMeta
 
 SEAMS = ("scheduler", "cache", "prefetch", "predictor")
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms")
+AGGREGATE = "replications.json"
 
 
 class Task(NamedTuple):
@@ -39,8 +41,14 @@ def replace_config(loaded: Loaded, **changes: object) -> Loaded:
 
 
 def replication_tasks(loaded: Loaded, reps: int, out: Path | None) -> list[Task]:
-    """Return one task per seed, counted up from the configured one; several seeds get a directory each."""
+    """Return one task per seed, counted up from the configured one; several seeds get a directory each.
+
+    Raises:
+        ValueError: if `out` holds anything but runs of this kind, so that nothing is simulated in vain.
+    """
     first = loaded.config.seed
+    if out is not None:
+        _check_out(out, reps)
     if reps == 1:
         return [Task(loaded, out)]
     return [
@@ -49,13 +57,39 @@ def replication_tasks(loaded: Loaded, reps: int, out: Path | None) -> list[Task]
     ]
 
 
+def _check_out(out: Path, reps: int) -> None:
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        msg = f"{nearest} is a file; a directory is needed for {out}"
+        raise ValueError(msg)
+    if nearest != out:
+        return
+    names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    strange = [name for name in names if not _belongs(name, reps)]
+    if strange:
+        wanted = "a run" if reps == 1 else "replications"
+        msg = f"{out} does not hold {wanted} and is left alone: {', '.join(strange[:5])}"
+        raise ValueError(msg)
+
+
+def _belongs(name: str, reps: int) -> bool:
+    if reps == 1:
+        return name in {*WRITTEN, *OPTIONAL}
+    return name == AGGREGATE or (name.startswith("seed-") and name.removeprefix("seed-").isdecimal())
+
+
 def perform(task: Task) -> Summary:
-    """Run one task, or read what an earlier start of the very same task has left."""
-    if task.directory is not None:
-        finished = _finished(task)
-        if finished is not None:
-            return finished
+    """Run one task, or read what an earlier start of the very same task has left.
+
+    Its summary also has `trace_notes`, what was done to the rows of the trace, and `first_rejection`, a reason or None.
+    """
+    found = finished(task)
+    if found is not None:
+        return found
     result = execute(task.loaded)
+    result.summary["trace_notes"] = [[what, rows] for what, rows in result.run.trace.notes]
+    reasons = (reason for records in result.run.records for reason in records.rejections.values())
+    result.summary["first_rejection"] = next(reasons, None)
     if task.directory is not None:
         save(result, task.loaded.config, task.directory)
     return result.summary
@@ -109,15 +143,24 @@ def aggregate(summaries: Sequence[Summary]) -> dict[str, Any]:
         "simulated": True,
         "system": summaries[0]["system"],
         "seeds": [summary["seed"] for summary in summaries],
+        "requests": {name: sum(one["requests"][name] for one in summaries) for name in summaries[0]["requests"]},
         "metrics": {
-            metric: {
-                name: {"mean": one.estimate, "ci95_low": one.low, "ci95_high": one.high, "n_reps": one.n}
-                for name, one in statistics.items()
-            }
+            metric: {name: _spelt_out(one) for name, one in statistics.items()}
             for metric, statistics in intervals(summaries).items()
         },
+        "adapters": {"hit_rate": _rate([summary["adapters"]["hit_rate"] for summary in summaries])},
+        "throughput": {"requests_per_s": _rate([summary["throughput"]["requests_per_s"] for summary in summaries])},
         "stability": [summary["stability"]["verdict"] for summary in summaries],
     }
+
+
+def _rate(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
+    known = [value for value in values if value is not None]
+    return _spelt_out(mean_interval(known)) if known and len(known) == len(values) else None
+
+
+def _spelt_out(one: Interval) -> dict[str, float | int | None]:
+    return {"mean": one.estimate, "ci95_low": one.low, "ci95_high": one.high, "n_reps": one.n}
 
 
 def _own_rate(result: Result) -> float:
@@ -126,11 +169,26 @@ def _own_rate(result: Result) -> float:
     return (len(arrival_s) - 1) / span_s if span_s else float("inf")
 
 
-def _finished(task: Task) -> Summary | None:
+def finished(task: Task) -> Summary | None:
+    """Return the summary that an earlier start of the very same task has left; None if it must be simulated.
+
+    It must if configuration or version differ, or a file that the configuration names has changed since.
+    """
     if task.directory is None or not (task.directory / "DONE").exists():
         return None
     run = read_run(task.directory)
-    is_same = run.config == task.loaded.config.model_dump(mode="json")
-    trace = task.loaded.config.workload.trace
-    is_newer = trace is None or Path(trace).stat().st_mtime <= (task.directory / "DONE").stat().st_mtime
-    return run.summary if is_same and is_newer else None
+    if run.config != task.loaded.config.model_dump(mode="json") or run.env["code_version"] != version(DISTRIBUTION):
+        return None
+    done = (task.directory / "DONE").stat().st_mtime
+    is_current = all(file.stat().st_mtime <= done for file in _named_files(task.loaded.config) if file.exists())
+    return run.summary if is_current else None
+
+
+def _named_files(config: RunConfig) -> Iterator[Path]:
+    if config.workload.trace is not None:
+        yield config.workload.trace
+    yield Path(config.hardware)
+    for seam in SEAMS:
+        kind = str(getattr(config, seam).get("kind", ""))
+        if ".py:" in kind:
+            yield Path(kind.rpartition(":")[0])

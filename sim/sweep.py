@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.config import Loaded, load_config
-from sim.replications import Task, with_seed
+from sim.replications import Task, perform_all, with_seed
 from sim.statistics import Interval, mean_interval, relative_reduction
 from sim.summary import Summary
 
@@ -156,8 +156,13 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".") or "system"
 
 
+def perform_cells(plan: Sequence[Cell], jobs: int = 1) -> Iterator[tuple[Cell, Summary]]:
+    """Yield every run with its summary, in order; what lies finished in its directory is read."""
+    yield from zip(plan, perform_all([cell.task for cell in plan], jobs), strict=True)
+
+
 def rows(finished: Sequence[tuple[Cell, Summary]]) -> list[Row]:
-    """Return a row per rate and system, rates ascending and systems in the order given, over the runs that there are."""
+    """Return a row per rate and system, rates ascending and systems in the order given, over the runs so far."""
     groups: dict[tuple[float, str], dict[int, Summary]] = {}
     for cell, summary in finished:
         groups.setdefault((cell.rate_per_s, cell.system), {})[cell.task.loaded.config.seed] = summary

@@ -300,6 +300,7 @@ def test_a_squash_that_does_not_help_leaves_the_head_in_front() -> None:
     assert world.fill(2.0) == []
     assert world.squashed == [younger]
     assert [one.id for one in world.scheduler.order((), 2.0)] == [1, 2]
+    assert world.fill(3.0) == []  # nobody passes it again: the two could squash and pass for ever
 
 
 def test_a_request_that_the_engine_stopped_returns_to_the_head_and_gives_back_its_tokens() -> None:

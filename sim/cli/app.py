@@ -7,14 +7,17 @@ from typing import Annotated
 import typer
 
 from sim.cli import compare, config, demo, policies, run, sweep, trace
+from sim.cli.mistakes import Commands
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
 
 app = typer.Typer(
     name="chameleon",
+    cls=Commands,
     help="Simulate LLM serving with many LoRA adapters: cache, prefetch and scheduling policies on a modelled GPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would take "[default: paper]" for markup, and break messages at the 80th column
 )
 app.command("demo")(demo.demo)
 app.command("run")(run.run)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.cli import options
-from sim.cli.tables import interval_text, table
+from sim.cli.tables import interval_text, points, table
 
 if TYPE_CHECKING:
     from sim.comparison import Row, Side
@@ -22,38 +23,70 @@ def compare(
 ) -> None:
     """Compare runs with the first one, seed by seed, with 95 % intervals."""
     from sim.comparison import compare as rows_of  # noqa: PLC0415 - pandas is slow to import
-    from sim.comparison import is_paired, p99_band_ms, read_side, shared_seeds  # noqa: PLC0415
+    from sim.comparison import read_sides, shared_seeds  # noqa: PLC0415
 
-    sides = [read_side(directory) for directory in directories]
+    sides = read_sides(directories)
     seeds = shared_seeds(sides)
     rows = rows_of(sides)
+    typer.echo(json.dumps(_as_json(sides, seeds, rows), indent=2) if as_json else _text(sides, seeds, rows))
+    for warning in _warnings(sides, seeds):
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
+    from sim.comparison import is_paired  # noqa: PLC0415
+
+    found = []
     if not is_paired(sides, seeds):
-        typer.echo("warning: the runs differ in more than the system (workload, model or hardware)", err=True)
-    if as_json:
-        typer.echo(json.dumps(_as_json(sides, seeds, rows), indent=2))
-        return
-    typer.echo(_text(sides, seeds, rows))
-    for side in sides:
-        band = p99_band_ms(side, seeds[0])
-        bounds = "no interval, too few" if band.low is None else f"[{band.low:.0f}, {band.high:.0f}]"
-        verdict = side.runs[seeds[0]].summary["stability"]["verdict"]
-        typer.echo(f"{side.label}: P99 TTFT of seed {seeds[0]} alone {bounds} ms, n = {band.n}; queue {verdict}")
+        found.append("the runs differ in more than the system (workload, model or hardware)")
+    left_out = sorted(set().union(*(side.runs for side in sides)) - set(seeds))
+    if left_out:
+        found.append(f"seeds that not all have are left out: {', '.join(map(str, left_out))}")
+    unstable = [f"{side.label}: {_verdicts(side, seeds)}" for side in sides if _verdicts(side, seeds) != "stable"]
+    if unstable:
+        found.append(f"a P99 from a queue that is not stable depends on how long the run was ({'; '.join(unstable)})")
+    return found
 
 
 def _text(sides: list[Side], seeds: list[int], rows: list[Row]) -> str:
     header = ["", sides[0].label]
     for side in sides[1:]:
         header += [side.label, "change"]
-    body = []
-    for row in rows:
-        cells = [row.label, interval_text(row.intervals[0])]
-        for interval, against in zip(row.intervals[1:], row.against_first[1:], strict=True):
-            reduction = None if against is None else against.reduction
-            cells += [interval_text(interval), interval_text(reduction, percent_change=True)]
-        body.append(cells)
+    body = [_cells(row) for row in rows]
     counts = ", ".join(f"{side.label} {_counts(side, seeds)}" for side in sides)
     title = f"{len(seeds)} paired seed{'s' if len(seeds) > 1 else ''}; completed of offered requests: {counts}"
-    return f"{title}\n{table(header, body)}"
+    return "\n".join([title, table(header, body), *(_footnote(side, seeds) for side in sides)])
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [row.label, interval_text(row.intervals[0])]
+    for interval, against in zip(row.intervals[1:], row.against_first[1:], strict=True):
+        if against is None:
+            change = "-"
+        elif "%" in row.label:
+            change = points(against.difference)
+        else:
+            change = interval_text(against.reduction, percent_change=True)
+        cells += [interval_text(interval), change]
+    return cells
+
+
+def _footnote(side: Side, seeds: list[int]) -> str:
+    from sim.comparison import p99_band_ms  # noqa: PLC0415
+
+    told = f"{side.label}: queue {_verdicts(side, seeds)}"
+    band = p99_band_ms(side, seeds[0])
+    if band is None:
+        return f"{told}; no request was completed"
+    bounds = "too few for an interval"
+    if band.low is not None and band.high is not None:
+        bounds = f"[{band.low:.0f}, {band.high:.0f}] ms"
+    return f"{told}; P99 TTFT within seed {seeds[0]} alone: {bounds}, n = {band.n}"
+
+
+def _verdicts(side: Side, seeds: list[int]) -> str:
+    counts = Counter(str(side.runs[seed].summary["stability"]["verdict"]) for seed in seeds)
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {one}" for one, n in sorted(counts.items()))
 
 
 def _counts(side: Side, seeds: list[int]) -> str:
@@ -67,6 +100,8 @@ def _as_json(sides: list[Side], seeds: list[int], rows: list[Row]) -> dict[str, 
     return {
         "seeds": seeds,
         "systems": [side.label for side in sides],
+        "completed_of_offered": [_counts(side, seeds) for side in sides],
+        "queues": [_verdicts(side, seeds) for side in sides],
         "rows": [
             {
                 "metric": row.label,

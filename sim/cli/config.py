@@ -8,26 +8,23 @@ from typing import Annotated
 import typer
 
 from sim.cli import options
+from sim.cli.loading import load_checked
 
-app = typer.Typer(help="Configuration files.", no_args_is_help=True)
+app = typer.Typer(help="Configuration files.", no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[str, typer.Argument(help="YAML file or packaged system.")]
 
 
 @app.command("check")
 def check(file: File, sets: options.Sets = None) -> None:
     """Say whether a configuration could run; every mistake is named with file, line and key."""
-    from sim.build import check_config  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.config import load_config  # noqa: PLC0415
-
-    loaded = load_config(file, sets or ())
-    check_config(loaded)
+    loaded = load_checked(file, sets)
     typer.echo(f"{file}: ok, a valid system named {loaded.config.name!r}")
 
 
 @app.command("show")
 def show(file: File, sets: options.Sets = None) -> None:
     """Print a configuration with everything that it extends and every default written out."""
-    from sim.config import load_config  # noqa: PLC0415
+    from sim.config import load_config  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.yamlfile import dump  # noqa: PLC0415
 
     typer.echo(dump(load_config(file, sets or ()).config), nl=False)

@@ -1,35 +1,133 @@
-"""The flags that several commands share: short names, with vLLM's words as aliases."""
+"""The flags that several commands share: short names, with vLLM's words as aliases, and values checked as they come."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-System = Annotated[str, typer.Option("--system", "-s", help="Packaged system (see `policies list`) or a YAML file.")]
+
+def whole_number(lowest: int) -> Callable[[Any], int]:
+    """Return a parser of whole numbers from `lowest` up."""
+
+    def parse(given: Any) -> int:
+        text = str(given).strip()
+        if not text.removeprefix("-").isdecimal() or int(text) < lowest:
+            msg = f"{text!r} is not allowed; a whole number of at least {lowest} is"
+            raise typer.BadParameter(msg)
+        return int(text)
+
+    return parse
+
+
+def positive_number(given: Any) -> float:
+    """Return a number above 0, which may be infinite."""
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        msg = f"{str(given)!r} is not allowed; a number above 0 is"
+        raise typer.BadParameter(msg)
+    return value
+
+
+def processes(given: Any) -> int:
+    """Return a number of processes, or -1 for all cores."""
+    text = str(given).strip()
+    if text == "-1":
+        return -1
+    if not text.isdecimal() or int(text) < 1:
+        msg = f"{text!r} is not allowed; a number of processes or -1 for all cores is"
+        raise typer.BadParameter(msg)
+    return int(text)
+
+
+def preset(given: str) -> str:
+    """Return the name of a workload preset."""
+    from sim.names import did_you_mean  # noqa: PLC0415
+    from sim.workload import PRESETS  # noqa: PLC0415 - numpy and pydantic are slow to import
+
+    if given not in PRESETS:
+        msg = f"no workload is named {given!r}{did_you_mean(given, PRESETS)} (the presets: {', '.join(PRESETS)})"
+        raise typer.BadParameter(msg)
+    return given
+
+
+System = Annotated[
+    str | None,
+    typer.Option("--system", "-s", help="Packaged system (see `policies list`) or a YAML file. [default: chameleon]"),
+]
 Workload = Annotated[
     str | None,
-    typer.Option("--workload", "-w", help="Preset: paper, azure-conv, azure-code or uniform. [default: paper]"),
+    typer.Option(
+        "--workload",
+        "-w",
+        parser=preset,
+        metavar="NAME",
+        help="Preset: paper, azure-conv, azure-code or uniform. [default: paper]",
+    ),
 ]
-TraceFile = Annotated[Path | None, typer.Option("--trace", help="Trace file: real lengths in file order.")]
+TraceFile = Annotated[Path | None, typer.Option("--trace", help="Trace file: its lengths, in order of its stamps.")]
 Rate = Annotated[
     float | None,
     typer.Option(
-        "--rate", "--request-rate", help="Requests per second. With --trace and without it: the file's own stamps."
+        "--rate",
+        "--request-rate",
+        parser=positive_number,
+        metavar="NUMBER",
+        help="Requests per second. With --trace and without it: the file's own stamps.",
     ),
 ]
-Requests = Annotated[int | None, typer.Option("--requests", "-n", "--num-prompts", help="Number of requests.")]
-Scale = Annotated[float | None, typer.Option("--scale", help="Divide all lengths by this.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the same workload for every system and load.")]
-Reps = Annotated[int, typer.Option("--reps", min=1, help="Replications, with seeds counted up from --seed.")]
+Requests = Annotated[
+    int | None,
+    typer.Option("--requests", "-n", "--num-prompts", parser=whole_number(1), metavar="N", help="Number of requests."),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        "--scale",
+        parser=positive_number,
+        metavar="NUMBER",
+        help="Divide all lengths by this. [default: the preset's; 7 for paper]",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        parser=whole_number(0),
+        metavar="N",
+        help="Draws the same workload for every system and load.",
+    ),
+]
+Reps = Annotated[
+    int,
+    typer.Option(
+        "--reps", parser=whole_number(1), metavar="N", help="Replications, with seeds counted up from --seed."
+    ),
+]
 Hardware = Annotated[
     str | None, typer.Option("--hardware", help="a40, a10g, a100-80, h100, h200 or a profile file. [default: a40]")
 ]
 ModelName = Annotated[str | None, typer.Option("--model", help="Base model. [default: llama-7b]")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change any key: --set cache.kind=lru (repeatable).")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", "--result-dir", help="Run directory to write.")]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Processes for replications; -1 for all cores.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        "--result-dir",
+        help="Directory to write, one run below it per seed with --reps; what it already holds is not simulated again.",
+    ),
+]
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", "-j", parser=processes, metavar="N", help="Processes for replications; -1 for all cores."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -52,3 +150,10 @@ def overrides(
         "scale": scale,
     }
     return {"workload": drawn, "seed": seed, "hardware": hardware, "model": model}
+
+
+def note(what: str, rows: int) -> str:
+    """Return a trace's note as a sentence that says its count."""
+    if what.startswith("rows "):
+        return f"1 row {what.removeprefix('rows ')}" if rows == 1 else f"{rows} {what}"
+    return f"{what} ({rows} {'row' if rows == 1 else 'rows'})"

@@ -12,7 +12,6 @@ from sim.cli import options
 from sim.cli.tables import interval_text, table
 
 if TYPE_CHECKING:
-    from sim.replications import Task
     from sim.summary import Summary
     from sim.sweep import Cell, Row
 
@@ -69,11 +68,11 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     found, note = rows(finished), caption(plan[0], reps, sets or ())
     is_whole = len(finished) == len(plan)
     typer.echo(_as_json(found, note, is_whole=is_whole) if as_json else _text(found, note, len(plan) - len(finished)))
+    if not is_whole:
+        raise KeyboardInterrupt
     if out is not None:
         write_csv(found, out / "sweep.csv")
         typer.echo(f"written to {out / 'sweep.csv'}", err=True)
-    if not is_whole:
-        raise KeyboardInterrupt
     if figure is not None:
         _draw(found, figure, title, note)
 
@@ -81,14 +80,13 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
 def _finished(plan: list[Cell], jobs: int) -> list[tuple[Cell, Summary]]:
     """Return each run with its summary, up to where the user interrupted."""
     from sim.progress import progress  # noqa: PLC0415
-    from sim.replications import perform_all  # noqa: PLC0415
+    from sim.sweep import perform_cells  # noqa: PLC0415
 
-    tasks: list[Task] = [cell.task for cell in plan]
     finished: list[tuple[Cell, Summary]] = []
     try:
-        with progress(len(tasks), "sweep") as bar:
-            for cell, summary in zip(plan, perform_all(tasks, jobs), strict=True):
-                finished.append((cell, summary))
+        with progress(len(plan), "sweep") as bar:
+            for one in perform_cells(plan, jobs):
+                finished.append(one)
                 bar.advance()
     except KeyboardInterrupt:
         typer.echo(f"{len(finished)} of {len(plan)} runs are finished", err=True)

@@ -26,17 +26,46 @@ def interval_text(interval: Interval | None, *, percent_change: bool = False) ->
     return _with_bounds(number, interval.estimate, interval.low, interval.high)
 
 
+def plus_minus(interval: Interval | None, *, percent_change: bool = False) -> str:
+    """Return "12.3 ± 0.5", which takes less room; only for intervals around their estimate, such as those of a mean."""
+    if interval is None:
+        return "-"
+    estimate = _change(interval.estimate) if percent_change else number(interval.estimate)
+    if interval.low is None or interval.high is None:
+        return estimate
+    half = (interval.high - interval.low) / 2
+    return (
+        f"{estimate} ± {100 * half:.1f}" if percent_change else f"{estimate} ± {half:.{_decimals(interval.estimate)}f}"
+    )
+
+
+def points(interval: Interval | None) -> str:
+    """Return a difference of two percentages, in points, with its bounds."""
+    if interval is None:
+        return "-"
+    return f"{_with_bounds(_signed, interval.estimate, interval.low, interval.high)} pp"
+
+
 def _with_bounds(show: Callable[[float], str], estimate: float, low: float | None, high: float | None) -> str:
     return show(estimate) if low is None or high is None else f"{show(estimate)} [{show(low)}, {show(high)}]"
 
 
 def _change(reduction: float) -> str:
-    return f"{-100 * reduction:+.1f} %"
+    return f"{_signed(-100 * reduction)} %"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.1f}"
+    return "0.0" if float(text) == 0 else text
 
 
 def number(value: float) -> str:
     """Return a number with about four digits that matter."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    return f"{value:.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    return 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

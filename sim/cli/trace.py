@@ -10,7 +10,7 @@ import typer
 
 from sim.cli import options
 
-app = typer.Typer(help="Workload traces.", no_args_is_help=True)
+app = typer.Typer(help="Workload traces.", no_args_is_help=True, rich_markup_mode=None)
 Format = Annotated[
     str | None,
     typer.Option("--format", help="canonical, azure, vidur or mooncake. [default: recognised from the file]"),
@@ -34,10 +34,13 @@ def describe(
     from sim.readers import describe as facts_of  # noqa: PLC0415 - pandas is slow to import
     from sim.readers import read_trace  # noqa: PLC0415
 
+    given: dict[str, Any]
     if file is None:
+        _only_with_a_file({"--format": file_format, "--zero-output": zero_output})
         trace = _drawn(options.overrides(workload, None, rate, requests, None, None, None, None)["workload"], seed)
     else:
-        given: dict[str, Any] = {"format": file_format, "zero_output": zero_output, "limit": requests}
+        _only_without_a_file({"--workload": workload, "--rate": rate})
+        given = {"format": file_format, "zero_output": zero_output, "limit": requests}
         trace = read_trace(file, **{key: value for key, value in given.items() if value is not None})
     typer.echo(json.dumps(facts_of(trace), indent=2))
 
@@ -66,9 +69,30 @@ def convert(
     scale: options.Scale = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Convert a public trace to canonical CSV; adapters are drawn where the file names none."""
-    given = options.overrides(None, source, rate, requests, scale, None, None, None)["workload"]
+    """Convert a public trace to canonical CSV; adapters are drawn where the file names none.
+
+    Lengths stay as they are unless --scale is given, stamps unless --rate is.
+    """
+    if file.exists() and file.samefile(source):
+        msg = f"{file} is the trace itself; give another file to write"
+        raise ValueError(msg)
+    kept = 1.0 if scale is None else scale
+    given = options.overrides(None, source, rate, requests, kept, None, None, None)["workload"]
     _write(_drawn({**given, "format": file_format, "zero_output": zero_output}, seed), file)
+
+
+def _only_with_a_file(flags: dict[str, object]) -> None:
+    useless = [flag for flag, value in flags.items() if value is not None]
+    if useless:
+        msg = f"{', '.join(useless)}: allowed only with a trace file"
+        raise ValueError(msg)
+
+
+def _only_without_a_file(flags: dict[str, object]) -> None:
+    useless = [flag for flag, value in flags.items() if value is not None]
+    if useless:
+        msg = f"{', '.join(useless)}: not allowed with a trace file, which is described as it is"
+        raise ValueError(msg)
 
 
 def _drawn(given: dict[str, Any], seed: int) -> Any:
@@ -82,7 +106,9 @@ def _drawn(given: dict[str, Any], seed: int) -> Any:
 def _write(trace: Any, file: Path) -> None:
     from sim.readers import write_canonical  # noqa: PLC0415
 
+    file.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_canonical(trace, file)
     for what, rows in trace.notes:
-        typer.echo(f"{rows} rows: {what}", err=True)
+        if rows:
+            typer.echo(f"note: {options.note(what, rows)}", err=True)
     typer.echo(f"{len(trace)} requests written to {file}", err=True)
