@@ -50,7 +50,7 @@ class AdapterTraffic:
         self.missing = 0  # adapters that waiting requests need and that are not even on their way
         self.active = 0  # distinct adapters of admitted requests
         self.asks = False  # whether something has changed since `prefetch` was last asked
-        self.prefetch_steps = None if prefetch.asks_at_steps is None else tuple(prefetch.asks_at_steps)
+        self.prefetch_steps = None if prefetch.asks_at_steps is None else tuple(sorted(prefetch.asks_at_steps))
         self.prefetches = type(prefetch).wanted is not Prefetch.wanted
         self._costs = costs
         self._cache = cache

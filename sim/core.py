@@ -110,7 +110,7 @@ class Core:
         self._ends: list[tuple[int, int, Job]] = []  # heap of (last decode step, request id, job)
         self._clock = AdmissionClock(options.admit_every_steps, asks_always=options.asks_every_step)
         self._planned: Step | None = None
-        self._is_timed = any(type(one).wakes_at_s is not Timed.wakes_at_s for one in (scheduler, prefetch))
+        self.timed = [one for one in (scheduler, prefetch) if type(one).wakes_at_s is not Timed.wakes_at_s]
 
     def submit(self, job: Job, now: int) -> None:
         """Take in a request; one that can never fit is rejected with its reason."""
@@ -135,14 +135,16 @@ class Core:
 
     def wakes_at_s(self) -> float | None:
         """Return the earliest instant at which a policy wants to be woken."""
-        if not self._is_timed:
-            return None
-        times = (self._scheduler.wakes_at_s(), self._prefetch.wakes_at_s())
-        return min((time for time in times if time is not None), default=None)
+        earliest = None
+        for policy in self.timed:
+            wakes_at_s = policy.wakes_at_s()
+            if wakes_at_s is not None and (earliest is None or wakes_at_s < earliest):
+                earliest = wakes_at_s
+        return earliest
 
     def woken(self, now_s: float) -> None:
         """Call the policies whose declared time has come."""
-        for policy in (self._scheduler, self._prefetch):
+        for policy in self.timed:
             wakes_at_s = policy.wakes_at_s()
             if wakes_at_s is not None and wakes_at_s <= now_s:
                 policy.woken(now_s)
@@ -312,8 +314,11 @@ class Core:
 
     def _can_grow(self, now: int) -> bool:
         # Idle adapters make way for tokens; one still in flight cannot, and then the engine waits for it to land.
+        grown_bytes = len(self.running) * self.memory.token_bytes
+        if self.memory.free_bytes >= grown_bytes:
+            return True
         before = len(self.memory.held)
-        has_room = self.memory.make_room(len(self.running) * self.memory.token_bytes, 0, now)
+        has_room = self.memory.make_room(grown_bytes, 0, now)
         self.ledger.forced(before - len(self.memory.held))
         return has_room
 

@@ -114,30 +114,31 @@ class Replica:
 
     def submit(self, job: Job) -> None:
         """Hand a request to the engine now."""
-        self.core.submit(job, self._now)
-        self._arm()
-        self._wake()
-
-    @property
-    def _now(self) -> int:
-        return int(self._env.now)
+        self.core.submit(job, job.arrival)
+        if self.core.timed:
+            self._arm()
+        if self._bell is not None:
+            self._wake(self._bell)
 
     def _serve(self) -> Process:
-        core, env = self.core, self._env
+        core, env, records, boundary = self.core, self._env, self.records, self._boundary
+        plan, step_finished, horizon = core.plan, core.step_finished, self._horizon
         while True:
-            if self._boundary is not None:
-                self._boundary(core)
-            step = core.plan(self._now, self._horizon)
-            self._arm()
+            now = int(env.now)
+            if boundary is not None:
+                boundary(core)
+            step = plan(now, horizon)
+            if core.timed:
+                self._arm()
             if step is None:
                 self._bell = Bell(env)
-                self._idle_since = self._now
+                self._idle_since = now
                 yield self._bell
             else:
                 self._fruitless = 0
                 yield Moment(env, step.ticks, BOUNDARY)
-                self.records.end = self._now
-                core.step_finished(self._now)
+                records.end = now + step.ticks
+                step_finished(records.end)
 
     def _horizon(self) -> int | None:
         # Nothing else but arrivals, transfers and timers stands in the event queue while the engine plans.
@@ -145,17 +146,17 @@ class Replica:
         return None if time == inf else int(time)
 
     def _loaded(self, transfer: Transfer) -> None:
-        self.records.end = self._now
-        self.core.loaded(transfer, self._now)
-        self._wake()
+        now = int(self._env.now)
+        self.records.end = now
+        self.core.loaded(transfer, now)
+        if self._bell is not None:
+            self._wake(self._bell)
 
-    def _wake(self) -> None:
-        if self._bell is None:
-            return
-        bell, self._bell = self._bell, None
+    def _wake(self, bell: Bell) -> None:
+        self._bell = None
         delay = 0
         if self._idle_poll_ticks and not self.core.live:
-            delay = -(self._now - self._idle_since) % self._idle_poll_ticks
+            delay = (self._idle_since - int(self._env.now)) % self._idle_poll_ticks
         bell.ring(delay)
 
     def _arm(self) -> None:
@@ -163,7 +164,7 @@ class Replica:
         if due_s is None or due_s == self._timer_s or (self.is_last_call and self.core.is_empty):
             return
         self._timer_s = due_s
-        callbacks = Moment(self._env, max(to_ticks(due_s) - self._now, 0), TIMER).callbacks
+        callbacks = Moment(self._env, max(to_ticks(due_s) - int(self._env.now), 0), TIMER).callbacks
         callbacks.append(lambda _: self._ring(due_s))
 
     def _ring(self, due_s: float) -> None:
@@ -178,7 +179,8 @@ class Replica:
             raise RuntimeError(msg)
         self.core.woken(due_s)
         self._arm()
-        self._wake()
+        if self._bell is not None:
+            self._wake(self._bell)
 
 
 def simulate(

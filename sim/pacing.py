@@ -65,5 +65,8 @@ class AdmissionClock:
 
 
 def steps_until_prefetch(at_steps: tuple[int, ...], since: int) -> int:
-    """Return the steps until a prefetcher that counts them is due; NEVER if not before the next admission."""
-    return min((at - since for at in at_steps if at > since), default=NEVER)
+    """Return the steps until a prefetcher is due at some of `at_steps` (ascending); NEVER if none is ahead."""
+    for at in at_steps:
+        if at > since:
+            return at - since
+    return NEVER

@@ -33,9 +33,9 @@ def chameleon(*arguments: str | Path) -> Said:
     """Run `chameleon` with these arguments."""
     out, err = io.StringIO(), io.StringIO()
     argv = ["chameleon", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
-        with pytest.raises(SystemExit) as left:
-            main()
+    heard = redirect_stdout(out), redirect_stderr(err)
+    with mock.patch.object(sys, "argv", argv), heard[0], heard[1], pytest.raises(SystemExit) as left:
+        main()
     assert isinstance(left.value.code, int)
     return Said(left.value.code, out.getvalue(), err.getvalue())
 

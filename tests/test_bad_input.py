@@ -43,7 +43,7 @@ FLAGS: list[tuple[list[str], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "told"), FLAGS, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(("flags", "told"), FLAGS, ids=" ".join)
 def test_a_wrong_flag_is_told_with_its_value_and_what_is_allowed(
     flags: list[str], told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,8 +112,8 @@ def test_a_wrong_trace_is_told_by_its_line(
         ("class Mien: pass", "has no class 'Mine' - did you mean 'Mien'?"),
         ("class Mine:\n    def scor(self, adapter, now): pass", "Mine is no cache"),
         (
-            "from policies.base import Cache\nclass Mine(Cache):\n    def usde(self, adapter, now): pass",
-            "has 'usde', which nothing asks - did you mean 'used'?",
+            "from policies.base import Cache\nclass Mine(Cache):\n    def usedd(self, adapter, now): pass",
+            "has 'usedd', which nothing asks - did you mean 'used'?",
         ),
     ],
 )

@@ -29,15 +29,18 @@ NESTED = {
 
 
 @needs_azure
-@pytest.mark.parametrize("system", ["slora", "chameleon"])
-def test_every_request_of_the_public_trace_is_accounted_for(system: str, tmp_path: Path) -> None:
-    out = tmp_path / system
-    flags = ("--rate", "9", "--scale", "7", "--seed", "0", "--out", out)
-    assert chameleon("run", "--system", system, "--trace", AZURE, *flags).code == 0
-    run = read_run(out)
-    assert run.summary["requests"] == {"offered": 19_366, "completed": 19_366, "rejected": 0, "unfinished": 0}
-    assert len(run.requests) == 19_366
-    assert run.bench["request_rate"] == 9.0
+def test_every_request_of_the_public_trace_is_accounted_for_and_compared(tmp_path: Path) -> None:
+    for system in ("slora", "chameleon"):
+        flags = ("--rate", "9", "--scale", "7", "--seed", "0", "--out", tmp_path / system)
+        assert chameleon("run", "--system", system, "--trace", AZURE, *flags).code == 0
+        run = read_run(tmp_path / system)
+        assert run.summary["requests"] == {"offered": 19_366, "completed": 19_366, "rejected": 0, "unfinished": 0}
+        assert len(run.requests) == 19_366
+        assert run.bench["request_rate"] == 9.0
+    said = chameleon("compare", tmp_path / "slora", tmp_path / "chameleon")
+    assert said.code == 0
+    assert "slora 19366/19366, chameleon 19366/19366" in said.out
+    assert said.err == ""
 
 
 @needs_azure

@@ -9,7 +9,7 @@ import pytest
 
 from sim.comparison import compare, is_paired, p99_band_ms, read_side, read_sides, shared_seeds
 from sim.statistics import compare_pairs
-from tests.commands import AZURE, azure_file, chameleon, needs_azure
+from tests.commands import azure_file, chameleon
 
 RUN = ("run", "--requests", "150", "--rate", "6", "--set", "memory.kv_pool_tokens=6000")
 
@@ -52,10 +52,10 @@ def test_every_p99_within_a_run_comes_with_its_n(runs: Path) -> None:
 
 
 def test_shares_differ_by_points_and_times_by_per_cent(runs: Path) -> None:
-    text = chameleon("compare", runs / "slora", runs / "chameleon").out
-    units = {line[:20].rstrip(): line.split()[-1] for line in text.splitlines() if line.endswith(("%", "pp"))}
-    assert units["Adapter hit rate (%)"] == "pp"
-    assert units["P50 TTFT (ms)"] == "%"
+    lines = chameleon("compare", runs / "slora", runs / "chameleon").out.splitlines()
+    hits, median = (next(line for line in lines if line.startswith(label)) for label in ("Adapter hit", "P50 TTFT"))
+    assert hits.endswith(" pp")
+    assert median.endswith(" %]")
 
 
 def test_a_run_compared_with_itself_shows_no_change(runs: Path) -> None:
@@ -132,14 +132,3 @@ def test_the_band_of_a_p99_holds_it(runs: Path) -> None:
     assert band is not None
     assert band.estimate == pytest.approx(side.value(0, ("metrics", "ttft_ms", "p99")))
     assert band.n == 150
-
-
-@needs_azure
-def test_the_public_trace_is_compared_request_for_request(tmp_path: Path) -> None:
-    for system in ("slora", "chameleon"):
-        flags = ("--rate", "9", "--scale", "7", "--out", tmp_path / system)
-        chameleon("run", "--system", system, "--trace", AZURE, *flags)
-    said = chameleon("compare", tmp_path / "slora", tmp_path / "chameleon")
-    assert said.code == 0
-    assert "slora 19366/19366, chameleon 19366/19366" in said.out
-    assert said.err == ""

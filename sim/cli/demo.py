@@ -45,7 +45,13 @@ def demo(
     """Compare S-LoRA, Chameleon and its two ablations on the paper's workload, beside the paper's own claims."""
     from sim.demo import ASSUMPTIONS, FASTEST_S, SCENARIOS, SLOWEST_S, Size, lines  # noqa: PLC0415 - pydantic is slow to import
 
-    size = Size(rate_per_s=rate, requests=requests, reps=reps, search_requests=min(requests, Size.search_requests))
+    size = Size(
+        rate_per_s=rate,
+        requests=requests,
+        reps=reps,
+        search_requests=min(requests, Size.search_requests),
+        search_reps=min(reps, Size.search_reps),
+    )
     outcomes = _all(size, seed, jobs)
     typer.echo(
         "LLaMA-7B on a simulated A40, paper workload (100 adapters of rank 8 to 128)\n"
