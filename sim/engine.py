@@ -160,18 +160,17 @@ class Replica:
         bell.ring(delay)
 
     def _arm(self) -> None:
-        due_s = self.core.wakes_at_s()
-        if due_s is None or due_s == self._timer_s or (self.is_last_call and self.core.is_empty):
-            return
+        """Have the policies woken when they now want to be; a time that they wanted before is forgotten."""
+        due_s = None if self.is_last_call and self.core.is_empty else self.core.wakes_at_s()
+        if due_s is not None and due_s != self._timer_s:
+            callbacks = Moment(self._env, max(to_ticks(due_s) - int(self._env.now), 0), TIMER).callbacks
+            callbacks.append(lambda _: self._ring(due_s))
         self._timer_s = due_s
-        callbacks = Moment(self._env, max(to_ticks(due_s) - int(self._env.now), 0), TIMER).callbacks
-        callbacks.append(lambda _: self._ring(due_s))
 
     def _ring(self, due_s: float) -> None:
-        if self._timer_s == due_s:
-            self._timer_s = None
-        if self.is_last_call and self.core.is_empty:
-            return
+        if self._timer_s != due_s:
+            return  # it was forgotten; waking the engine for nothing could start a round before its time
+        self._timer_s = None
         self._fruitless += 1
         if self._fruitless > MAX_FRUITLESS_TIMERS:
             waiting = len(self.core.waiting)

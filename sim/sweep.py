@@ -123,18 +123,16 @@ def cells(
         ConfigError: if a configuration is wrong.
         ValueError: if two systems bear the same name, or a change sets the rate.
     """
-    loaded = {(one, rate): _loaded(one, rate, changes, extra or {}) for one in systems for rate in rates_per_s}
-    names = [loaded[one, rates_per_s[0]].config.name for one in systems]
+    curves = [[_loaded(system, rate, changes, extra or {}) for rate in rates_per_s] for system in systems]
+    _check_names([curve[0].config.name for curve in curves])
+    points = [loaded for at_one_rate in zip(*curves, strict=True) for loaded in at_one_rate]
+    return [_cell(loaded, loaded.config.seed + rep, out) for rep in range(reps) for loaded in points]
+
+
+def _check_names(names: Sequence[str]) -> None:
     if len({_slug(name) for name in names}) < len(names):
         msg = f"a sweep needs systems of different names, got {', '.join(names)}"
         raise ValueError(msg)
-    return [
-        Cell(config.name, rate, _task(one, config.seed + rep, out))
-        for rep in range(reps)
-        for rate in rates_per_s
-        for one in (loaded[system, rate] for system in systems)
-        for config in (one.config,)
-    ]
 
 
 def _loaded(system: str, rate: float, changes: Sequence[str], extra: Mapping[str, Any]) -> Loaded:
@@ -146,10 +144,10 @@ def _loaded(system: str, rate: float, changes: Sequence[str], extra: Mapping[str
     return loaded
 
 
-def _task(loaded: Loaded, seed: int, out: Path | None) -> Task:
-    config = loaded.config
-    where = Path(_slug(config.name), f"rate-{config.workload.rate_per_s:g}", f"seed-{seed}")
-    return Task(with_seed(loaded, seed), None if out is None else out / where)
+def _cell(loaded: Loaded, seed: int, out: Path | None) -> Cell:
+    name, rate = loaded.config.name, loaded.config.workload.rate_per_s or 0.0
+    directory = None if out is None else out / _slug(name) / f"rate-{rate:.12g}" / f"seed-{seed}"
+    return Cell(name, rate, Task(with_seed(loaded, seed), directory))
 
 
 def _slug(name: str) -> str:

@@ -91,3 +91,38 @@ def test_a_shown_configuration_loads_back_to_the_same(tmp_path: Path) -> None:
 def test_the_schema_knows_the_keys_of_a_file() -> None:
     schema = json.loads(chameleon("config", "schema").out)
     assert {"cache", "scheduler", "workload"} <= set(schema["properties"])
+
+
+@pytest.mark.parametrize(("seam", "name"), [("cache", "lru"), ("scheduler", "multi-queue"), ("prefetch", "slora")])
+def test_a_built_in_policy_keeps_the_rules(seam: str, name: str) -> None:
+    said = chameleon("policies", "check", seam, name)
+    assert said.code == 0
+    assert [line[:6] for line in said.out.splitlines()] == ["ok    "] * 4
+
+
+@pytest.mark.parametrize(
+    ("body", "broken"),
+    [
+        ("return random.random()", "a second run gives the same"),
+        ("self.asked = getattr(self, 'asked', 0) + 1; return self.asked % 7", "being asked at every step"),
+    ],
+)
+def test_a_policy_that_breaks_a_rule_is_found_out(body: str, broken: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"import random\nclass Mine:\n    def key(self, request, now): {body}\n")
+    said = chameleon("policies", "check", "scheduler", f"{tmp_path}/mine.py:Mine")
+    assert said.code == 1
+    assert f"BROKEN  {broken}" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["lru"], "a seam and a name are needed"),
+        (["cach", "lru"], "did you mean 'cache'?"),
+        (["cache", "lrru"], "did you mean 'lru'?"),
+    ],
+)
+def test_what_cannot_be_checked_is_told(words: list[str], told: str) -> None:
+    said = chameleon("policies", "check", *words)
+    assert said.code == 2
+    assert told in said.err

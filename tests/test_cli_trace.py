@@ -35,6 +35,13 @@ def test_a_run_tells_what_was_done_to_the_rows_of_its_trace(tmp_path: Path) -> N
     assert "note" not in said.out
 
 
+def test_a_file_with_fewer_requests_than_asked_for_is_told(tmp_path: Path) -> None:
+    trace = azure_file(tmp_path / "one.csv", "46.6805900,374,44", "50.9951690,396,109")
+    asked = "note: one: 2 requests, because the file holds no more; 3 were asked for"
+    assert asked in chameleon("run", "--trace", trace, "--requests", "3").err
+    assert "asked for" not in chameleon("run", "--trace", trace, "--requests", "2").err
+
+
 def test_a_conversion_leaves_lengths_and_stamps_as_they_are(tmp_path: Path) -> None:
     source = azure_file(tmp_path / "one.csv", "46.6805900,374,44", "50.9951690,396,109")
     said = chameleon("trace", "convert", source, tmp_path / "deep" / "two.csv")

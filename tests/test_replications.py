@@ -10,6 +10,7 @@ import pytest
 
 from sim import replications
 from sim.config import Loaded, load_config
+from sim.experiment import execute
 from sim.replications import Task, aggregate, config_hash, finished, perform, perform_all, replication_tasks
 from sim.results import Result
 from sim.statistics import mean_interval
@@ -71,7 +72,6 @@ def test_a_second_start_simulates_only_what_is_missing(tmp_path: Path, monkeypat
     before = finish_times(tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / "seed-1")
     simulated: list[int] = []
-    execute = replications.execute
 
     def counted(loaded: Loaded) -> Result:
         simulated.append(loaded.config.seed)

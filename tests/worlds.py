@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import simpy
 
+from gpu_validate.modelled import ModelledDevice
+from gpu_validate.replay import Replay
 from policies.base import Adapter, Cache, Facts, Prefetch, Request, Scheduler
 from policies.eviction import LRU
 from policies.prefetch import NoPrefetch
@@ -14,6 +16,7 @@ from policies.scheduling import FCFS
 from sim.core import Core, EngineOptions
 from sim.engine import Replica, simulate
 from sim.job import Job
+from sim.link import Link
 from sim.memory import MemoryLimits
 from sim.records import Records
 from sim.shape import StepCost
@@ -35,7 +38,14 @@ class RoundCosts:
     floor: int = 0  # a decode step never lasts less
 
     def prefill(
-        self, requests: int, tokens: int, squared_tokens: int, token_rank: int, distinct: int, distinct_rank: int, max_rank: int
+        self,
+        requests: int,
+        tokens: int,
+        squared_tokens: int,
+        token_rank: int,
+        distinct: int,
+        distinct_rank: int,
+        max_rank: int,
     ) -> int:
         del requests, squared_tokens, token_rank, distinct, distinct_rank, max_rank
         return self.prefill_base + self.prefill_token * tokens
@@ -80,10 +90,8 @@ class World:
     ttft_slo_s: float = 5.0
 
 
-def play(world: World, boundary: Callable[[Core], None] | None = Core.check) -> tuple[Core, Records]:
-    """Run a world to its end, the laws checked at every step boundary."""
-    records = Records()
-    env = simpy.Environment()
+def core_of(world: World, link: Link, records: Records) -> Core:
+    """Return the core of a world, its policies fresh and started."""
     adapters = [Adapter(f"a{i}", rank, size) for i, (rank, size) in enumerate(world.adapters)]
     limits = MemoryLimits(
         world.total_bytes,
@@ -99,8 +107,59 @@ def play(world: World, boundary: Callable[[Core], None] | None = Core.check) -> 
         blocks_on_load=world.blocks_on_load,
         asks_every_step=world.asks_every_step,
     )
-    policies = {"scheduler": world.scheduler(), "cache": world.cache(), "prefetch": world.prefetch()}
-    facts = Facts(
+    scheduler, cache, prefetch = world.scheduler(), world.cache(), world.prefetch()
+    for policy in (scheduler, cache, prefetch):
+        policy.start(_facts(world, limits))
+    return Core(
+        options,
+        limits,
+        world.costs,
+        adapters,
+        scheduler=scheduler,
+        cache=cache,
+        prefetch=prefetch,
+        link=link,
+        records=records,
+    )
+
+
+def jobs_of(world: World, core: Core) -> list[Job]:
+    """Return a world's requests."""
+    made = []
+    for id_, (arrival, prompt, output, index) in enumerate(world.requests):
+        slot = None if index is None else core.adapters.palette[index]
+        adapter = None if slot is None else slot.adapter
+        request = Request(id_, to_seconds(arrival), prompt, world.predicted(id_, output), adapter)
+        made.append(Job(request, arrival, output, output, slot))
+    return made
+
+
+def play(world: World, boundary: Callable[[Core], None] | None = Core.check) -> tuple[Core, Records]:
+    """Run a world to its end under SimPy, the laws checked at every step boundary."""
+    records = Records()
+    env = simpy.Environment()
+    replica = Replica(
+        env,
+        lambda link: core_of(world, link, records),
+        records,
+        idle_poll_ticks=world.idle_poll_ticks,
+        boundary=boundary,
+    )
+    simulate(env, [replica], jobs_of(world, replica.core), lambda _: replica)
+    return replica.core, records
+
+
+def replay(world: World) -> tuple[Core, Records]:
+    """Run a world to its end with the real-time driver on a device that takes exactly the modelled time."""
+    records = Records()
+    device = ModelledDevice()
+    core = core_of(world, device, records)
+    Replay(core, device, jobs_of(world, core), records, idle_poll_ticks=world.idle_poll_ticks).run()
+    return core, records
+
+
+def _facts(world: World, limits: MemoryLimits) -> Facts:
+    return Facts(
         kv_token_bytes=world.kv_token_bytes,
         pool_tokens=limits.kv_limit_bytes // world.kv_token_bytes,
         batch_prompt_tokens=world.batch_prompt_tokens,
@@ -110,28 +169,6 @@ def play(world: World, boundary: Callable[[Core], None] | None = Core.check) -> 
         ttft_slo_s=world.ttft_slo_s,
         load_s=lambda adapter: to_seconds(world.costs.load(adapter.size_bytes)),
     )
-    for policy in policies.values():
-        policy.start(facts)
-    replica = Replica(
-        env,
-        lambda link: Core(options, limits, world.costs, adapters, link=link, records=records, **policies),  # type: ignore[arg-type]
-        records,
-        idle_poll_ticks=world.idle_poll_ticks,
-        boundary=boundary,
-    )
-    palette = replica.core.adapters.palette
-
-    def jobs() -> list[Job]:
-        made = []
-        for id_, (arrival, prompt, output, index) in enumerate(world.requests):
-            slot = None if index is None else palette[index]
-            adapter = None if slot is None else slot.adapter
-            request = Request(id_, to_seconds(arrival), prompt, world.predicted(id_, output), adapter)
-            made.append(Job(request, arrival, output, output, slot))
-        return made
-
-    simulate(env, [replica], jobs(), lambda _: replica)
-    return replica.core, records
 
 
-__all__ = ["RoundCosts", "World", "play", "to_ticks"]
+__all__ = ["RoundCosts", "World", "play", "replay", "to_ticks"]

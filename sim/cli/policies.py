@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli import options
+
 if TYPE_CHECKING:
     from sim.plugins import PolicyInfo
 
@@ -48,6 +50,22 @@ def show(words: Words) -> None:
         msg = f"one policy at a time: [SEAM] NAME, got {' '.join(words)}"
         raise ValueError(msg)
     typer.echo(_shown(_described(*words)) if len(words) == 2 else _anywhere(words[0]))
+
+
+@app.command("check")
+def check(words: Words, sets: options.Sets = None) -> None:
+    """Say whether a policy, such as one of your own, keeps the rules; exit code 1 if it does not."""
+    from sim.cli.policycheck import check as findings  # noqa: PLC0415 - pydantic is slow to import
+
+    if len(words) != 2:
+        msg = f"a seam and a name are needed, such as cache ./my_cache.py:CostAware; got {' '.join(words)}"
+        raise ValueError(msg)
+    are_kept = True
+    for one in findings(words[0], words[1], sets or []):
+        typer.echo(f"{'ok    ' if one.is_kept else 'BROKEN'}  {one.rule}")
+        are_kept = are_kept and one.is_kept
+    if not are_kept:
+        raise typer.Exit(1)
 
 
 def _anywhere(name: str) -> str:

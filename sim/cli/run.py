@@ -14,6 +14,7 @@ from sim.cli.loading import load_checked
 if TYPE_CHECKING:
     from sim.replications import Task
     from sim.summary import Summary
+    from sim.workload import WorkloadConfig
 
 FEW = 100  # requests below which a P99 is no more than their maximum
 NOT_SYSTEMS = (".csv", ".jsonl", ".json", ".gz")
@@ -47,7 +48,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     loaded = load_checked(_named(file, system), sets, extra)
     summaries = _performed(replication_tasks(loaded, reps, out), loaded.config.name, jobs)
     _show(summaries, out, as_json=as_json)
-    _tell(summaries, has_file=loaded.config.workload.trace is not None)
+    _tell(summaries, loaded.config.workload)
     if out is not None:
         typer.echo(f"written to {out}", err=True)
 
@@ -78,16 +79,26 @@ def _performed(tasks: list[Task], name: str, jobs: int) -> list[Summary]:
     return summaries
 
 
-def _tell(summaries: list[Summary], *, has_file: bool) -> None:
-    """Say on standard error what a reader of the numbers must know; what became of the rows of a trace file, too."""
+def _tell(summaries: list[Summary], workload: WorkloadConfig) -> None:
+    """Say on standard error what a reader of the numbers must know."""
     first = summaries[0]
-    for what, rows in first.get("trace_notes", ()):
-        if rows and has_file:
-            typer.echo(f"note: {first['workload']}: {options.note(what, rows)}", err=True)
+    for remark in _remarks(first, workload):
+        typer.echo(f"note: {first['workload']}: {remark}", err=True)
     origins = ", ".join(f"{group} {origin}" for group, origin in first["costs"]["origins"].items())
     typer.echo(f"cost coefficients of {first['hardware']}: {origins}", err=True)
     for warning in dict.fromkeys(text for summary in summaries for text in _warnings(summary)):
         typer.echo(f"warning: {warning}", err=True)
+
+
+def _remarks(summary: Summary, workload: WorkloadConfig) -> list[str]:
+    """Return what became of the rows of a trace file."""
+    if workload.trace is None:
+        return []
+    found = [options.note(what, rows) for what, rows in summary.get("trace_notes", ()) if rows]
+    offered = summary["requests"]["offered"]
+    if workload.requests is not None and offered < workload.requests:
+        found.append(f"{offered} requests, because the file holds no more; {workload.requests} were asked for")
+    return found
 
 
 def _warnings(summary: Summary) -> list[str]:
