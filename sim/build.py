@@ -153,6 +153,9 @@ def memory_limits(config: RunConfig, hardware: Hardware, model: Model) -> Memory
     token = model.kv_token_bytes
     reserve = hardware.reserve_bytes if config.memory.reserve_bytes is None else config.memory.reserve_bytes
     card = hardware.memory_bytes - model.weight_bytes - reserve
+    if card < token:
+        msg = f"model: {config.model} does not fit {config.hardware}: {-card} bytes too many with {reserve} in reserve"
+        raise ConfigError([msg])
     asked = config.memory.kv_pool_tokens
     pool = card if asked is None else asked * token
     if not 0 < pool <= card:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sim.costs import EngineCosts
 from sim.models import DEFAULT_MODULES
 from sim.workload import WorkloadConfig
-from sim.yamlfile import ConfigError, Marks, find, folder_of, load, set_values, validate
+from sim.yamlfile import ConfigError, KeyPath, Mark, Marks, find, folder_of, load, set_values, validate
 
 SEAMS = ("scheduler", "cache", "prefetch", "predictor")
 Count = Annotated[int, Field(ge=1)]
@@ -116,20 +116,28 @@ class Loaded(NamedTuple):
     marks: Marks
 
 
-def load_config(system: str | Path, assignments: Sequence[str] = (), extra: dict[str, Any] | None = None) -> Loaded:
+def load_config(
+    system: str | Path,
+    assignments: Sequence[str] = (),
+    extra: dict[str, Any] | None = None,
+    *,
+    marks_arguments: bool = False,
+) -> Loaded:
     """Return the configuration of a packaged system or of a file, with changes on top.
 
     Args:
         system: a packaged name such as "chameleon", or a path.
         assignments: texts such as "cache.kind=lru".
         extra: values by top-level key, laid over the file and under the assignments; None values are left out.
+        marks_arguments: whether a wrong value of `extra` is told as such, and not where the file has its key.
 
     Raises:
         ConfigError: with one located line for everything that is wrong.
     """
     document = load(find(str(system)) if isinstance(system, str) else system)
     tree = _overlaid(document.tree, extra or {})
-    document = set_values(tree, assignments, document.marks)
+    marks = document.marks | (_argument_marks(extra or {}) if marks_arguments else {})
+    document = set_values(tree, assignments, marks)
     config = validate(RunConfig, document.tree, document.marks)
     return Loaded(config.model_copy(update=_anchored(config, document.marks)), document.marks)
 
@@ -143,6 +151,16 @@ def _anchored(config: RunConfig, marks: Marks) -> dict[str, PolicySpec]:
         if isinstance(kind, str) and ".py:" in kind:
             anchored[seam] = {**spec, "kind": str((folder_of(marks, (seam, "kind")) / kind).absolute())}
     return anchored
+
+
+def _argument_marks(extra: dict[str, Any], path: KeyPath = ()) -> Marks:
+    marks: Marks = {}
+    for key, value in extra.items():
+        if isinstance(value, dict):
+            marks |= _argument_marks(value, (*path, key))
+        elif value is not None:
+            marks[*path, key] = Mark(f"{key}={value!r}")
+    return marks
 
 
 def _overlaid(tree: Any, extra: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
     seed: int | None = None,
     hardware: str | None = None,
     model: str | None = None,
-    changes: Sequence[str] = (),
+    changes: str | Sequence[str] = (),
 ) -> Result:
     """Simulate one system and return its results.
 
@@ -38,7 +38,7 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
         seed: of the workload and of prediction errors.
         hardware: a packaged profile such as "a40", or the path of one.
         model: base model, such as "llama-7b".
-        changes: texts such as "cache.kind=lru" or "admission.every_steps=1".
+        changes: one text or several, such as "cache.kind=lru" or "admission.every_steps=1".
 
     Raises:
         ConfigError: with one located line for everything that is wrong.
@@ -54,7 +54,8 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
         "trace": file,
     }
     extra = {"workload": drawn, "seed": seed, "hardware": hardware, "model": model}
-    return execute(load_config(system, changes, extra), given)
+    assignments = (changes,) if isinstance(changes, str) else changes
+    return execute(load_config(system, assignments, extra, marks_arguments=True), given)
 
 
 def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool = False) -> Result:

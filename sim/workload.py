@@ -29,7 +29,7 @@ IntArray = npt.NDArray[np.int64]
 STREAMS = ("arrivals", "lengths", "ranks", "adapters", "prediction", "sessions", "drift")
 
 # not taken from the preset where a trace file brings lengths and stamps of its own
-_OF_A_SYNTHETIC_RUN = ("rate_per_s", "requests", "lengths", "arrivals")
+_OF_A_SYNTHETIC_RUN = ("rate_per_s", "requests", "scale", "lengths", "arrivals")
 
 
 def _families(lengths: str, arrivals: str, popularity: str) -> dict[str, object]:

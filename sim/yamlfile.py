@@ -33,6 +33,8 @@ __all__ = [
     "validate",
 ]  # fmt: skip
 
+TELLS_ALL = {"extra_forbidden", "missing", "value_error"}  # kinds of error whose message needs no value beside it
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -110,11 +112,13 @@ def validate(model: type[Model], tree: Any, marks: Marks | None = None) -> Model
         return model.model_validate(tree)
     except ValidationError as error:
         messages: dict[KeyPath, list[str]] = {}
+        given: dict[KeyPath, object] = {}
         for details in error.errors(include_url=False):
             for path, message in _explained(model, tree, details):
                 messages.setdefault(path, []).append(message)
+                given[path] = None if details["type"] in TELLS_ALL else details["input"]
     # Several complaints about one key come from the arms of a union: it may be this or that.
-    found = ConfigError(Problem(path, " or ".join(said)) for path, said in messages.items())
+    found = ConfigError(Problem(path, _with_value(" or ".join(said), given[path])) for path, said in messages.items())
     located = found.under((), marks or {}).problems
     located.sort(key=lambda problem: problem.mark or Mark(""))
     raise ConfigError(located)
@@ -220,6 +224,12 @@ def _explained(model: type[BaseModel], tree: Any, details: ErrorDetails) -> Iter
     else:
         message = details["msg"].removeprefix("Value error, ")
         yield path, message + _choice(context, details["input"]) + _quoting(kind, details["input"])
+
+
+def _with_value(message: str, given: object) -> str:
+    """Return a message with the wrong value at its end, unless it is there already or is none that fits into a line."""
+    is_short = isinstance(given, str | int | float) and len(str(given)) <= 60
+    return f"{message} (got {given!r})" if is_short and repr(given) not in message else message
 
 
 def _choice(context: dict[str, Any], given: object) -> str:

@@ -1,7 +1,7 @@
 """Speed against a bare SimPy loop with the same number of external events, as ratios within one run: `make bench`.
 
-The loop is what SimPy itself costs: one process that waits for as many timeouts as the simulation has arrivals and adapter
-transfers. A ratio of 2 means that simulating takes twice that.
+The loop is what SimPy itself costs: one process that waits for as many timeouts as the simulation has arrivals and
+adapter transfers. A ratio of 2 means that simulating takes twice that.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def main(rate_per_s: float = 9.0) -> None:
             ratios.append(wall / seconds(lambda events=events: bare_loop(events)))  # type: ignore[misc]
             walls.append(wall)
         speed = REQUESTS / median(walls)
-        print(f"{name:<20} {median(ratios):6.1f} x the bare loop   {speed:>9,.0f} requests/s   {events} external events")
+        print(
+            f"{name:<20} {median(ratios):6.1f} x the bare loop   {speed:>9,.0f} requests/s   {events} external events"
+        )
 
 
 if __name__ == "__main__":

@@ -240,8 +240,8 @@ def test_a_misspelt_parameter_is_an_error_with_a_close_name() -> None:
 
 def test_all_wrong_parameters_are_told_at_once() -> None:
     assert failure({"kind": "fading", "decay": "x", "mode": "fst"}).splitlines() == [
-        "cache.decay: Input should be a valid number, unable to parse string as a number",
-        "cache.mode: Input should be 'slow' or 'fast' - did you mean 'fast'?",
+        "cache.decay: Input should be a valid number, unable to parse string as a number (got 'x')",
+        "cache.mode: Input should be 'slow' or 'fast' - did you mean 'fast'? (got 'fst')",
     ]
 
 

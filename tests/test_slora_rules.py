@@ -104,6 +104,18 @@ def test_a_prefetched_adapter_is_there_when_its_request_is_admitted() -> None:
     assert records.useful_prefetches == {0: 1}
 
 
+@pytest.mark.parametrize("asks_every_step", [True, False])
+def test_a_prefetch_that_takes_the_last_byte_is_asked_once_and_forced_out(
+    asked_at: list[int], asks_every_step: bool
+) -> None:
+    # after five steps 0 holds 15 tokens; the adapter takes all the rest, and decoding waits until it can leave again
+    world = slora([(0, 10, 20, None), (1, 4, 5, 0)], [(8, 985)], asks_every_step=asks_every_step)
+    _, records = play(world)
+    assert asked_at == [6000, 8000 + 985]
+    assert records.forced_evictions == 1
+    assert records.evictions["time"].tolist()[0] == 6985
+
+
 # --- dropping ---
 
 

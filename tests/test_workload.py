@@ -150,7 +150,7 @@ def test_a_trace_file_keeps_its_own_stamps_unless_a_rate_is_asked_for(tmp_path: 
     drawn = make_trace(WorkloadConfig(trace=path, rate_per_s=100), 0)
     assert own.arrival_s.tolist() == [1.0, 2.0, 4.0]
     assert drawn.arrival_s[-1] < 1
-    assert own.prompt_tokens.tolist() == drawn.prompt_tokens.tolist() == [100, 10, 1]
+    assert own.prompt_tokens.tolist() == drawn.prompt_tokens.tolist() == [700, 70, 7]
     assert own.adapter.tolist() == drawn.adapter.tolist()
 
 

@@ -315,7 +315,7 @@ def test_an_error_in_a_set_value_names_the_option() -> None:
     document = yamlfile.set_values({"scheduler": {"kind": "fifo"}}, ["scheduler.queues=99"])
     with pytest.raises(ConfigError) as caught:
         yamlfile.validate(Config, *document)
-    message = "--set scheduler.queues=99: scheduler.queues: Input should be less than or equal to 16"
+    message = "--set scheduler.queues=99: scheduler.queues: Input should be less than or equal to 16 (got 99)"
     assert str(caught.value) == message
 
 
@@ -342,9 +342,10 @@ cache:
   capacity_gb: 4
 """
     assert errors(text) == [
-        "2:1: rate: Input should be a valid number, unable to parse string as a number",
-        "4:3: scheduler.kind: Input should be 'fifo', 'sjf' or 'chameleon' - did you mean 'chameleon'?",
-        "5:3: scheduler.queues: Input should be less than or equal to 16",
+        "2:1: rate: Input should be a valid number, unable to parse string as a number (got 'fast')",
+        "4:3: scheduler.kind: Input should be 'fifo', 'sjf' or 'chameleon'"
+        " - did you mean 'chameleon'? (got 'chamelon')",
+        "5:3: scheduler.queues: Input should be less than or equal to 16 (got 99)",
         "7:3: cache.capacity_gb: Extra inputs are not permitted - did you mean 'capacity_gib'?",
     ]
 
@@ -375,13 +376,14 @@ def test_an_unknown_kind_of_a_union_is_located_and_corrected() -> None:
 
 def test_a_close_enum_value_is_proposed() -> None:
     assert errors("cache: {copies: pined}") == [
-        "1:9: cache.copies: Input should be 'pinned' or 'pageable' - did you mean 'pinned'?"
+        "1:9: cache.copies: Input should be 'pinned' or 'pageable' - did you mean 'pinned'? (got 'pined')"
     ]
 
 
 def test_the_arms_of_a_union_make_one_line() -> None:
     assert errors("limit: x") == [
-        "1:1: limit: Input should be a valid integer, unable to parse string as an integer or Input should be 'auto'"
+        "1:1: limit: Input should be a valid integer, unable to parse string as an integer"
+        " or Input should be 'auto' (got 'x')"
     ]
 
 
