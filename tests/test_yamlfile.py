@@ -343,8 +343,10 @@ cache:
 """
     assert errors(text) == [
         "2:1: rate: Input should be a valid number, unable to parse string as a number (got 'fast')",
-        "4:3: scheduler.kind: Input should be 'fifo', 'sjf' or 'chameleon'"
-        " - did you mean 'chameleon'? (got 'chamelon')",
+        (
+            "4:3: scheduler.kind: Input should be 'fifo', 'sjf' or 'chameleon'"
+            " - did you mean 'chameleon'? (got 'chamelon')"
+        ),
         "5:3: scheduler.queues: Input should be less than or equal to 16 (got 99)",
         "7:3: cache.capacity_gb: Extra inputs are not permitted - did you mean 'capacity_gib'?",
     ]
@@ -382,8 +384,10 @@ def test_a_close_enum_value_is_proposed() -> None:
 
 def test_the_arms_of_a_union_make_one_line() -> None:
     assert errors("limit: x") == [
-        "1:1: limit: Input should be a valid integer, unable to parse string as an integer"
-        " or Input should be 'auto' (got 'x')"
+        (
+            "1:1: limit: Input should be a valid integer, unable to parse string as an integer"
+            " or Input should be 'auto' (got 'x')"
+        )
     ]
 
 
