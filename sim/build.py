@@ -12,9 +12,10 @@ from policies.base import Adapter, Cache, Facts, IntArray, Prefetch, Request, Sc
 from sim.config import Loaded, RunConfig
 from sim.core import Core, EngineOptions
 from sim.costs import CostModel
-from sim.engine import Replica, SimLink, simulate
+from sim.engine import Replica, simulate
 from sim.hardware import Hardware, load_hardware
 from sim.job import AdapterSlot, Job
+from sim.link import Link
 from sim.memory import MemoryLimits
 from sim.models import Model, load_model
 from sim.plugins import resolve
@@ -52,7 +53,7 @@ class Deployment:
     predicted_tokens: IntArray
     policies: Policies
 
-    def core(self, link: SimLink, records: Records) -> Core:
+    def core(self, link: Link, records: Records) -> Core:
         """Return the state machine of one engine around its link."""
         return Core(
             self.options,
