@@ -1,8 +1,10 @@
-"""One round of admission: the scheduler asks, this class does all accounting, by the policies' `Batch` contract."""
+"""One round of admission: the scheduler asks, the round does all accounting, by the policies' `Batch` contract."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from policies.base import Adapter, Refusal, Request
@@ -11,6 +13,21 @@ from sim.peak import PeakTest
 
 if TYPE_CHECKING:
     from sim.core import Core
+
+_request = attrgetter("request")
+
+
+class Waiting:
+    """Waiting requests in order of arrival, those that were stopped and must start again first."""
+
+    def __init__(self, jobs: OrderedDict[int, Job]) -> None:
+        self._jobs = jobs
+
+    def __iter__(self) -> Iterator[Request]:
+        return map(_request, self._jobs.values())
+
+    def __len__(self) -> int:
+        return len(self._jobs)
 
 
 class Round:

@@ -10,7 +10,7 @@ import simpy
 
 from policies.base import Adapter, Cache, Facts, IntArray, Prefetch, Request, Scheduler
 from sim.config import Loaded, RunConfig
-from sim.core import Core, EngineOptions
+from sim.core import Core
 from sim.costs import CostModel
 from sim.engine import Replica, simulate
 from sim.hardware import Hardware, load_hardware
@@ -18,6 +18,7 @@ from sim.job import AdapterSlot, Job
 from sim.link import Link
 from sim.memory import MemoryLimits
 from sim.models import Model, load_model
+from sim.options import EngineOptions
 from sim.plugins import resolve
 from sim.records import Records
 from sim.ticks import TICKS_PER_S, to_seconds, to_ticks

@@ -8,62 +8,25 @@ nothing can be done until something happens outside.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from heapq import heappop, heappush
-from operator import attrgetter
 
-from policies.base import Adapter, Cache, Prefetch, Request, Scheduler, Timed
+from policies.base import Adapter, Cache, Prefetch, Scheduler, Timed
 from sim.adapters import BASE_MODEL, AdapterTraffic
-from sim.admission import Round
+from sim.admission import Round, Waiting
 from sim.forecast import Forecast, prefill_arguments
 from sim.job import Job
 from sim.laws import check_requests
 from sim.ledger import Ledger
 from sim.link import Link, Transfer
 from sim.memory import MemoryLimits
-from sim.pacing import AdmissionClock, steps_until_prefetch
+from sim.options import EngineOptions
+from sim.pacing import AdmissionClock, run_length
 from sim.peak import PeakTest
 from sim.records import NEVER, Records
-from sim.shape import BatchShape, Costs, StepCost
-from sim.steps import Decode, Horizon, Prefill, Step, run_ticks, steps_until
+from sim.shape import BatchShape, Costs
+from sim.steps import Decode, Horizon, Prefill, Step, run_ticks
 from sim.ticks import TICKS_PER_S
-
-_request = attrgetter("request")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Mechanism of one engine; see `sim.config` for what each real system sets.
-
-    Attributes:
-        admit_every_steps: decode steps between two admission rounds while the batch is not empty.
-        batch_prompt_tokens: prompt tokens that one prefill iteration may take.
-        running_requests: limit on admitted requests.
-        distinct_adapters: limit on distinct adapters of admitted requests.
-        blocks_on_load: the engine stands still while an adapter loads for an admitted request; else others go on.
-        asks_every_step: never skip a decode step or an admission round; slow, and the oracle for the fast path.
-    """
-
-    admit_every_steps: int
-    batch_prompt_tokens: int
-    running_requests: int
-    distinct_adapters: int
-    blocks_on_load: bool
-    asks_every_step: bool = False
-
-
-class Waiting:
-    """Waiting requests in order of arrival, those that were stopped and must start again first."""
-
-    def __init__(self, jobs: OrderedDict[int, Job]) -> None:
-        self._jobs = jobs
-
-    def __iter__(self) -> Iterator[Request]:
-        return map(_request, self._jobs.values())
-
-    def __len__(self) -> int:
-        return len(self._jobs)
 
 
 class Core:
@@ -108,7 +71,7 @@ class Core:
         self._prefetch = prefetch
         self._view = Waiting(self.waiting)
         self._ends: list[tuple[int, int, Job]] = []  # heap of (last decode step, request id, job)
-        self._clock = AdmissionClock(options.admit_every_steps, asks_always=options.asks_every_step)
+        self.clock = AdmissionClock(options.admit_every_steps, asks_always=options.asks_every_step)
         self._planned: Step | None = None
         self.timed = [one for one in (scheduler, prefetch) if type(one).wakes_at_s is not Timed.wakes_at_s]
 
@@ -229,9 +192,9 @@ class Core:
         self.memory.kv_bytes += kv_bytes
 
     def _admit(self, now: int) -> None:
-        if not (self.waiting and self._clock.is_due(self.step, is_busy=bool(self.live))):
+        if not (self.waiting and self.clock.is_due(self.step, is_busy=bool(self.live))):
             return
-        self._clock.asked()
+        self.clock.asked()
         batch = Round(self, now)
         self._scheduler.fill(batch, self._view, now / TICKS_PER_S)
         for job in batch.accepted:
@@ -241,9 +204,9 @@ class Core:
             self.waiting.move_to_end(job.request.id, last=False)
             self._wait(job, now)
         if batch.accepted:
-            self._clock.admitted()
+            self.clock.admitted()
             self._something_changed()
-        self._clock.refused(None if self._clock.has_news else batch.next_fit())
+        self.clock.refused(None if self.clock.has_news else batch.next_fit())
 
     def _wait(self, job: Job, now: int) -> None:
         if job.slot is not None:
@@ -263,12 +226,12 @@ class Core:
         counts_steps = self.adapters.prefetch_steps is not None
         if counts_steps and not (self.waiting and self.running and not self.joining):
             return
-        if self.adapters.is_prefetch_due(self.step, self._clock.since):
+        if self.adapters.is_prefetch_due(self.step, self.clock.since):
             order = self._scheduler.order(self._view, now / TICKS_PER_S)
             self.adapters.prefetch(order, self.step, now)
 
     def _something_changed(self) -> None:
-        self._clock.something_changed()
+        self.clock.something_changed()
         self.adapters.asks = True
         self.forecast.forget()
 
@@ -308,7 +271,7 @@ class Core:
         if stands_still or not self.running or not self._can_grow(now):
             return None
         cost = self.shape.decode_cost(self.costs)
-        steps = 1 if self.options.asks_every_step else self._run_length(cost, now, horizon)
+        steps = 1 if self.options.asks_every_step else run_length(self, cost, now, horizon)
         self.memory.kv_bytes += steps * len(self.running) * self.memory.token_bytes
         return Decode(now, run_ticks(cost, steps), steps, cost.first, cost.growth)
 
@@ -322,32 +285,8 @@ class Core:
         self.ledger.forced(before - len(self.memory.held))
         return has_room
 
-    def _run_length(self, cost: StepCost, now: int, horizon: Horizon) -> int:
-        growth = len(self.running) * self.memory.token_bytes
-        limit = min(self._first_end() - self.step, self.memory.free_bytes // growth)
-        if cost.steps is not None:
-            limit = min(limit, cost.steps)
-        limit, quiet = self._until_asked(limit)
-        if limit > quiet:
-            event = horizon()
-            if event is not None:
-                limit = min(limit, max(quiet, steps_until(cost, event - now)))
-        return max(limit, 1)
-
-    def _until_asked(self, limit: int) -> tuple[int, int]:
-        """Return the most steps until a policy is due, and for how many of them events outside do not matter."""
-        at_steps = self.adapters.prefetch_steps
-        quiet = self._clock.quiet_steps
-        if self.joining or (self.adapters.prefetches and at_steps is None):
-            quiet = 0
-        if at_steps is None and self.adapters.is_prefetch_due(self.step, self._clock.since):
-            limit = 1
-        prefetch = steps_until_prefetch(at_steps or (), self._clock.since)
-        if self.waiting:
-            return min(limit, prefetch, self._clock.steps_until_due(self.step)), quiet
-        return limit, min(quiet, prefetch)
-
-    def _first_end(self) -> int:
+    def first_end(self) -> int:
+        """Return the decode step at which the first running request ends."""
         ends = self._ends
         while ends[0][2] not in self.running or ends[0][2].finish_step != ends[0][0]:
             heappop(ends)  # it was stopped before its end
@@ -356,10 +295,10 @@ class Core:
     def _decoded(self, step: Decode, now: int) -> None:
         self.ledger.decoded(step, self.shape)
         self.step += step.steps
-        self._clock.since += step.steps
+        self.clock.since += step.steps
         self.shape.context_tokens += step.steps * len(self.running)
         has_finished = False
-        while self.running and self._first_end() == self.step:
+        while self.running and self.first_end() == self.step:
             self._finish(heappop(self._ends)[2], now)
             has_finished = True
         if has_finished:

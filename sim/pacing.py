@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sim.records import NEVER
+from sim.shape import StepCost
+from sim.steps import Horizon, steps_until
+
+if TYPE_CHECKING:
+    from sim.core import Core
 
 
 class AdmissionClock:
@@ -64,9 +71,44 @@ class AdmissionClock:
         return NEVER if self._next_fit is None else self._next_fit - step
 
 
-def steps_until_prefetch(at_steps: tuple[int, ...], since: int) -> int:
-    """Return the steps until a prefetcher is due at some of `at_steps` (ascending); NEVER if none is ahead."""
-    for at in at_steps:
+def run_length(core: Core, cost: StepCost, now: int, horizon: Horizon) -> int:
+    """Return how many decode steps the batch may take before anything can change or anybody must be asked.
+
+    Args:
+        core: between two steps, its next step a decode.
+        cost: of the steps from here on.
+        now: ticks.
+        horizon: the tick of the next event outside.
+    """
+    growth_bytes = len(core.running) * core.memory.token_bytes
+    limit = min(core.first_end() - core.step, core.memory.free_bytes // growth_bytes)
+    if cost.steps is not None:
+        limit = min(limit, cost.steps)
+    limit, quiet = _until_asked(core, limit)
+    if limit > quiet:
+        event = horizon()
+        if event is not None:
+            limit = min(limit, max(quiet, steps_until(cost, event - now)))
+    return max(limit, 1)
+
+
+def _until_asked(core: Core, limit: int) -> tuple[int, int]:
+    """Return the most steps until a policy is due, and for how many of them events outside do not matter."""
+    adapters, clock = core.adapters, core.clock
+    at_steps = adapters.prefetch_steps
+    quiet = clock.quiet_steps
+    if core.joining or (adapters.prefetches and at_steps is None):
+        quiet = 0
+    if at_steps is None and adapters.is_prefetch_due(core.step, clock.since):
+        limit = 1
+    prefetch = _until_prefetch(at_steps or (), clock.since)
+    if core.waiting:
+        return min(limit, prefetch, clock.steps_until_due(core.step)), quiet
+    return limit, min(quiet, prefetch)
+
+
+def _until_prefetch(at_steps: tuple[int, ...], since: int) -> int:
+    for at in at_steps:  # ascending
         if at > since:
             return at - since
     return NEVER

@@ -13,11 +13,12 @@ from policies.base import Adapter, Cache, Facts, Prefetch, Request, Scheduler
 from policies.eviction import LRU
 from policies.prefetch import NoPrefetch
 from policies.scheduling import FCFS
-from sim.core import Core, EngineOptions
+from sim.core import Core
 from sim.engine import Replica, simulate
 from sim.job import Job
 from sim.link import Link
 from sim.memory import MemoryLimits
+from sim.options import EngineOptions
 from sim.records import Records
 from sim.shape import StepCost
 from sim.ticks import to_seconds, to_ticks
