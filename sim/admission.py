@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from policies.base import Adapter, Refusal, Request
-from sim.job import Job
+from sim.job import AdapterSlot, Job
 from sim.peak import PeakTest
 
 if TYPE_CHECKING:
@@ -81,19 +81,23 @@ class Round:
 
     def can_squash_for(self, victim: Request, request: Request) -> bool:
         """Whether `request` would fit if the running `victim` gave back its memory now."""
-        core = self._core
+        core, memory = self._core, self._core.memory
         job, held = core.waiting[request.id], core.live[victim.id]
         if held not in core.running:
             return False
-        freed = held.slot.size if held.slot is not None and held.slot.users == 1 else 0
-        new = self._new_bytes(job)
-        if held.slot is job.slot and held.slot is not None:
-            freed = 0
-        peak = core.peak.without(held)
-        limit = core.memory.kv_cap_tokens(new - freed)
-        if peak.fits(job, core.step, limit):
+        freed = self._freed_slot(held, job)
+        freed_bytes = 0 if freed is None else freed.size
+        new_bytes = self._new_bytes(job)
+        if core.adapters.active - (freed is not None) + (new_bytes > 0) > core.options.distinct_adapters:
+            return False
+        absent = 0 if job.slot is None or job.slot.held else job.slot.size
+        kv_bytes = (job.prompt_tokens - core.held_tokens(held)) * memory.token_bytes
+        if not memory.can_make_room(kv_bytes, absent - freed_bytes, keep=job.slot):
+            return False
+        peak, limit = core.peak.without(held), memory.kv_cap_tokens(new_bytes - freed_bytes)
+        if self._fits(peak, job, limit):
             return True
-        self._refused.append((peak, job, limit))
+        self._may_fit_later(peak, job, limit)
         return False
 
     def squash(self, victim: Request) -> None:
@@ -123,7 +127,7 @@ class Round:
         core, memory = self._core, self._core.memory
         new = self._new_bytes(job)
         limit = memory.kv_cap_tokens(new)
-        if not core.peak.fits(job, core.step, limit):
+        if not self._fits(core.peak, job, limit):
             return self._peak_refusal(job, limit)
         if memory.active_bytes + new > memory.adapter_limit:
             return Refusal.ADAPTER
@@ -136,9 +140,24 @@ class Round:
         # Either answer can turn while the batch decodes, so the round remembers the limit at which this one would.
         core = self._core
         loose = core.memory.kv_cap_tokens(0)
-        fits_without_adapter = loose > limit and core.peak.fits(job, core.step, loose)
-        self._refused.append((core.peak, job, limit if fits_without_adapter else loose))
+        fits_without_adapter = loose > limit and self._fits(core.peak, job, loose)
+        self._may_fit_later(core.peak, job, limit if fits_without_adapter else loose)
         return Refusal.ADAPTER if fits_without_adapter else Refusal.KV
+
+    def _fits(self, peak: PeakTest, job: Job, limit_tokens: int) -> bool:
+        if self._core.starts_late(job):
+            return peak.fits_beside(job, limit_tokens)
+        return peak.fits(job, self._core.step, limit_tokens)
+
+    def _may_fit_later(self, peak: PeakTest, job: Job, limit_tokens: int) -> None:
+        if not self._core.starts_late(job):  # else decoding alone changes nothing
+            self._refused.append((peak, job, limit_tokens))
+
+    @staticmethod
+    def _freed_slot(held: Job, job: Job) -> AdapterSlot | None:
+        """Return the adapter that nobody would use if `held` stopped and `job` came; None if there is none."""
+        slot = held.slot
+        return slot if slot is not None and slot.users == 1 and slot is not job.slot else None
 
     @staticmethod
     def _new_bytes(job: Job) -> int:

@@ -165,7 +165,7 @@ class Core:
         self.joining.append(job)
         self.ledger.admitted(job, source, now)
         job.is_admitted = True
-        job.is_set_aside = not (slot is None or slot.ready or self.options.blocks_on_load)
+        job.is_set_aside = self.starts_late(job)
         if job.is_set_aside:
             self.peak.set_aside(job)
         else:
@@ -174,6 +174,10 @@ class Core:
             self.adapters.demand(slot, job, now)
         elif job.ready == NEVER:
             job.ready = now
+
+    def starts_late(self, job: Job) -> bool:
+        """Whether others would go on decoding before a request, admitted now, has its adapter."""
+        return not (job.slot is None or job.slot.ready or self.options.blocks_on_load)
 
     def squash(self, job: Job) -> None:
         """Stop a running request and drop its KV; only `Round` calls this."""

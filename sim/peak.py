@@ -73,6 +73,14 @@ class PeakTest:
             return True
         return self.need(job, step) <= limit_tokens
 
+    def fits_beside(self, job: Job, limit_tokens: int) -> bool:
+        """Whether a request of which it is not known when it will start fits: at its whole size beside the peak."""
+        size = job.prompt_tokens + job.reserved_tokens
+        if self.bound + size <= limit_tokens:
+            return True
+        self._refresh()
+        return self._terms[-1] + self._aside + size <= limit_tokens
+
     def need(self, job: Job, step: int) -> int:
         """Return the peak in tokens with one more request, admitted after `step` decode steps."""
         self._refresh()

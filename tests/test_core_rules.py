@@ -373,3 +373,19 @@ def test_a_step_that_was_never_planned_cannot_finish() -> None:
     core, _ = play(World([(0, 1, 1, None)]))
     with pytest.raises(RuntimeError, match="step_finished without a planned step"):
         core.step_finished(10**6)
+
+
+def test_a_request_that_starts_late_is_admitted_only_if_its_whole_size_fits_beside_the_peak_of_the_others() -> None:
+    # At its admission both would fit if it started at once: 97 of 99 tokens. But the first decodes while the load runs.
+    costs = RoundCosts(prefill_base=0, prefill_token=100, decode_request=0, decode_context=0, load_base=5500)
+    world = World(
+        [(0, 44, 8, None), (4400, 49, 2, 0)],
+        [(8, 300)],
+        total_bytes=400,
+        admit_every_steps=0,
+        blocks_on_load=False,
+        costs=costs,
+    )
+    records = play(world)[1]
+    assert records.requests["admitted"].tolist() == [0, 11400]
+    assert records.requests["finish"].tolist() == [11400, 23100]
