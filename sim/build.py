@@ -27,6 +27,7 @@ from sim.workload import make_trace, streams
 from sim.yamlfile import ConfigError
 
 UNLIMITED = 1 << 62
+ROWS_AT_ONCE = 4096  # a million requests as Python ints would take as much memory as all records
 # S-LoRA's max_req_total_len; its batch_max_tokens is max(pool / 6, this), so that all it accepts can be prefilled.
 LONGEST_REQUEST_TOKENS = 3072
 
@@ -130,20 +131,20 @@ def play(deployment: Deployment) -> Records:
 
 def jobs(deployment: Deployment, palette: list[AdapterSlot | None]) -> Iterator[Job]:
     """Yield the requests of the trace in order of arrival, each made when it is drawn."""
-    trace = deployment.trace
-    arrivals = (trace.arrival_s * TICKS_PER_S).round().astype(int)
-    rows = zip(
-        arrivals.tolist(),
-        trace.prompt_tokens.tolist(),
-        trace.output_tokens.tolist(),
-        deployment.predicted_tokens.tolist(),
-        trace.adapter.tolist(),
-        strict=True,
-    )
-    for request_id, (arrival, prompt, output, predicted, index) in enumerate(rows):
+    for request_id, (arrival, prompt, output, predicted, index) in enumerate(_rows(deployment)):
         slot = palette[index]
         adapter = None if slot is None else slot.adapter
         yield Job(Request(request_id, to_seconds(arrival), prompt, predicted, adapter), arrival, output, output, slot)
+
+
+def _rows(deployment: Deployment) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield arrival tick, prompt, output and predicted tokens, palette index; plain ints, made a few rows at a time."""
+    trace = deployment.trace
+    arrivals = (trace.arrival_s * TICKS_PER_S).round().astype(int)
+    columns = (arrivals, trace.prompt_tokens, trace.output_tokens, deployment.predicted_tokens, trace.adapter)
+    for start in range(0, len(trace), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        yield from zip(*(column[rows].tolist() for column in columns), strict=True)
 
 
 def memory_limits(config: RunConfig, hardware: Hardware, model: Model) -> MemoryLimits:

@@ -26,7 +26,8 @@ class Forecast:
 
     def forget(self) -> None:
         """Drop all answers because something changed."""
-        self._waits.clear()
+        if self._waits:
+            self._waits.clear()
         self._step_s = None
 
     def step_s(self) -> float:

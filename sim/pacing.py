@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sim.records import NEVER
 from sim.shape import StepCost
-from sim.steps import Horizon, steps_until
+from sim.steps import Horizon, run_ticks, steps_until
 
 if TYPE_CHECKING:
     from sim.core import Core
@@ -60,7 +60,7 @@ class AdmissionClock:
     @property
     def quiet_steps(self) -> int:
         """Steps for which no round is due whatever happens."""
-        return max(self._every - self.since, 0)
+        return self._every - self.since if self._every > self.since else 0
 
     def steps_until_due(self, step: int) -> int:
         """Return the steps to the next round, if requests wait and nothing changes outside."""
@@ -81,15 +81,19 @@ def run_length(core: Core, cost: StepCost, now: int, horizon: Horizon) -> int:
         horizon: the tick of the next event outside.
     """
     growth_bytes = len(core.running) * core.memory.token_bytes
-    limit = min(core.first_end() - core.step, core.memory.free_bytes // growth_bytes)
-    if cost.steps is not None:
-        limit = min(limit, cost.steps)
+    limit = core.first_end() - core.step
+    room = core.memory.free_bytes // growth_bytes
+    if room < limit:
+        limit = room
+    if cost.steps is not None and cost.steps < limit:
+        limit = cost.steps
     limit, quiet = _until_asked(core, limit)
     if limit > quiet:
         event = horizon()
-        if event is not None:
-            limit = min(limit, max(quiet, steps_until(cost, event - now)))
-    return max(limit, 1)
+        if event is not None and event - now < run_ticks(cost, limit):
+            steps = steps_until(cost, event - now)
+            limit = steps if steps > quiet else quiet
+    return limit if limit > 1 else 1
 
 
 def _until_asked(core: Core, limit: int) -> tuple[int, int]:

@@ -90,7 +90,9 @@ class BatchShape:
         count = self._ranks.get(rank, 0) + change
         if count:
             self._ranks[rank] = count
-            self.max_rank = max(self.max_rank, rank)
+            if rank > self.max_rank:
+                self.max_rank = rank
         else:
             del self._ranks[rank]
-            self.max_rank = max(self._ranks, default=0)
+            if rank == self.max_rank:
+                self.max_rank = max(self._ranks, default=0)

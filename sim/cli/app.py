@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli import compare, config, demo, policies, run, sweep, trace
+from sim.cli import compare, config, demo, gpu, policies, run, sweep, trace
 from sim.cli.mistakes import Commands
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
@@ -26,6 +26,7 @@ app.command("sweep")(sweep.sweep)
 app.add_typer(policies.app, name="policies")
 app.add_typer(config.app, name="config")
 app.add_typer(trace.app, name="trace")
+app.add_typer(gpu.app, name="gpu")
 
 
 @app.callback(invoke_without_command=True)
