@@ -251,12 +251,11 @@ class Core:
         for job in jobs:
             if job.is_set_aside:
                 self.peak.take_up(job, self.step)
-        arguments = prefill_arguments(jobs)
-        ticks = self.costs.prefill(*arguments)
-        self.ledger.prefill(jobs, now, ticks, arguments[1])
-        return Prefill(now, ticks, jobs)
+        self.ledger.prefill_starts(jobs, now)
+        return Prefill(now, self.costs.prefill(*prefill_arguments(jobs)), jobs)
 
     def _prefilled(self, step: Prefill, now: int) -> None:
+        self.ledger.prefilled(step, now)
         for job in step.jobs:
             job.start_step = self.step
             job.finish_step = self.step + job.output_tokens - 1
@@ -297,7 +296,7 @@ class Core:
         return ends[0][0]
 
     def _decoded(self, step: Decode, now: int) -> None:
-        self.ledger.decoded(step, self.shape)
+        self.ledger.decoded(step.as_taken(now), self.shape)
         self.step += step.steps
         self.clock.since += step.steps
         self.shape.context_tokens += step.steps * len(self.running)

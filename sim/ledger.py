@@ -11,7 +11,7 @@ from sim.records import NEVER, STATUSES, Records
 from sim.shape import BatchShape
 
 if TYPE_CHECKING:
-    from sim.steps import Decode
+    from sim.steps import Decode, Prefill
 
 OK, REJECTED, UNFINISHED = range(len(STATUSES))
 
@@ -82,12 +82,16 @@ class Ledger:
             self.records.stalls.add((self._stall_start, now - self._stall_start))
             self._stall_start = None
 
-    def prefill(self, jobs: list[Job], now: int, ticks: int, tokens: int) -> None:
+    def prefill_starts(self, jobs: list[Job], now: int) -> None:
         """A prefill iteration starts."""
-        self.records.prefills.add((now, ticks, len(jobs), tokens))
         for job in jobs:
             if job.prefill_start == NEVER:
                 job.prefill_start = now
+
+    def prefilled(self, step: Prefill, now: int) -> None:
+        """A prefill iteration has ended."""
+        tokens = sum(job.prompt_tokens for job in step.jobs)
+        self.records.prefills.add((step.start, now - step.start, len(step.jobs), tokens))
 
     def first_token(self, job: Job, now: int) -> None:
         """A prefill has ended; the request's very first token is what its user sees."""

@@ -29,6 +29,20 @@ class Decode(NamedTuple):
     first: int
     growth: int
 
+    def as_taken(self, end: int) -> Decode:
+        """Return the run with the time that a real device took for it, one step at a time.
+
+        Raises:
+            RuntimeError: if several steps did not take their planned time: nobody knows then what each took.
+        """
+        ticks = end - self.start
+        if ticks == self.ticks:
+            return self
+        if self.steps > 1:
+            msg = f"{self.steps} steps took {ticks} ticks instead of {self.ticks}: real devices run one step at a time"
+            raise RuntimeError(msg)
+        return self._replace(ticks=ticks, first=ticks, growth=0)
+
 
 Step = Prefill | Decode
 

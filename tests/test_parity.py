@@ -15,11 +15,13 @@ from policies.prefetch import Queued, SLoRAPrefetch
 from policies.scheduling import SJF
 from sim.build import deploy, jobs
 from sim.config import load_config
+from sim.core import Core
 from sim.engine import Replica, simulate
 from sim.records import Records
+from sim.steps import Step
 from sim.ticks import to_ticks
 from sim.yamlfile import packaged_names
-from tests.worlds import RoundCosts, World, play, replay
+from tests.worlds import RoundCosts, World, core_of, jobs_of, play, replay
 
 TABLES = ("requests", "segments", "gaps", "prefills", "memory", "transfers", "evictions", "stalls")
 US = 10**6  # ticks
@@ -103,3 +105,30 @@ def test_requests_that_nothing_will_admit_are_told_by_both() -> None:
     for run in (play, replay):
         with pytest.raises(RuntimeError, match="1 requests are left waiting"):
             run(world)
+
+
+class Slower(ModelledDevice):
+    """Takes twice the modelled time for every step."""
+
+    def run(self, step: Step, core: Core) -> int:
+        self._now = step.start + 2 * step.ticks
+        return self._now
+
+
+def test_a_device_that_takes_its_own_time_is_recorded_with_that_time() -> None:
+    world = World(requests=[(0, 4, 3, None)], costs=RoundCosts(prefill_base=100, prefill_token=0, decode_context=0))
+    records, device = Records(), Slower()
+    core = core_of(changed(world, asks_every_step=True), device, records)
+    Replay(core, device, jobs_of(world, core), records).run()
+    assert records.prefills["ticks"].tolist() == [200]
+    assert records.gaps["gap"].tolist() == [2020, 2020]
+    assert records.segments["first"].tolist() == [2020, 2020]
+    assert records.requests["finish"].tolist() == [4240]
+
+
+def test_several_steps_at_once_must_take_their_planned_time() -> None:
+    world = World(requests=[(0, 4, 3, None)])
+    records, device = Records(), Slower()
+    core = core_of(world, device, records)
+    with pytest.raises(RuntimeError, match="real devices run one step at a time"):
+        Replay(core, device, jobs_of(world, core), records).run()

@@ -5,6 +5,7 @@ The one place in `sim` that reaches `gpu_validate`, and only when a command runs
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,6 +120,39 @@ def calibrate(
 ) -> None:
     """Measure everything within the budget, then fit."""
     _commands().main_calibrate(_options(device, out, seed, budget_s, model, peaks), base)
+
+
+@app.command("compare")
+def compare(  # noqa: PLR0913, PLR0917 - one argument for each flag
+    log: Annotated[Path, typer.Argument(help="Per-request log of a server (vLLM, SGLang, ...) or a run's requests.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Simulated run. [default: the log's requests are simulated]")
+    ] = None,
+    system: options.System = None,
+    hardware: options.Hardware = None,
+    model: options.ModelName = None,
+    sets: options.Sets = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", parser=options.whole_number(0), metavar="N", help="Of adapters logged without one."),
+    ] = None,
+    repeat: Annotated[Path | None, typer.Option("--repeat", help="Log of the same requests again: the noise.")] = None,
+    load: Annotated[
+        float | None,
+        typer.Option(
+            "--load", parser=options.positive_number, metavar="SHARE", help="Offered load over measured capacity."
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    out: MaybeFolder = None,
+    as_json: options.AsJson = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Compare the simulator with a server's log; needs no GPU."""
+    given = {"hardware": hardware, "model": model, "changes": tuple(sets or ()), "ranks": rank, "repeat": repeat}
+    run_compare = import_module("gpu_validate.compare").run_compare
+    report = run_compare(log, run, system=system or "chameleon", **given, load=load, seed=seed, out=out)
+    text = report.pop("text")
+    typer.echo(json.dumps(report, indent=2) if as_json else text)
 
 
 def _commands() -> Any:
