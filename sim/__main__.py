@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from sim.cli.app import app  # noqa: PLC0415 - an interrupt may come while it is imported
 
-        app()
+        app(prog_name="chameleon")
     except KeyboardInterrupt:
         sys.exit(130)
 

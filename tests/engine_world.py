@@ -33,13 +33,9 @@ STRONG = 0.2  # deviation of adapter weights with which they change what is said
 class Loud(Decoder):
     """Remembers the logits of every iteration."""
 
-    def __init__(self, model: Model) -> None:
-        super().__init__(model, max_positions=256, dtype=torch.float32, device=CPU, seed=3)
-        self.heard: list[torch.Tensor] = []
-
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         logits = super()._logits(x)
-        self.heard.append(logits)
+        self.__dict__.setdefault("heard", []).append(logits)
         return logits
 
 
@@ -58,22 +54,30 @@ def slots_of(store: HostStore) -> list[AdapterSlot | None]:
     return slots
 
 
-def arena_for(store: HostStore) -> Arena:
-    return Arena(sum(aligned(store.layout.elements(rank), 4) for rank in store.ranks), dtype=torch.float32, device=CPU)
+def arena_for(store: HostStore, device: torch.device = CPU) -> Arena:
+    size = sum(aligned(store.layout.elements(rank), 4) for rank in store.ranks)
+    return Arena(size, dtype=torch.float32, device=device)
 
 
 def worker_of(
-    model: Model = MODEL, *, modules: Sequence[str] = ALL_MODULES, kernel: str = "torch_loop", seats: int = 16
+    model: Model = MODEL,
+    *,
+    modules: Sequence[str] = ALL_MODULES,
+    kernel: str = "torch_loop",
+    device: torch.device = CPU,
+    uses_graphs: bool = False,
 ) -> Worker:
-    """Return a worker with every adapter on the device."""
+    """Return a worker with every adapter on the device, in float32."""
     store = store_of(model, modules)
-    adapters = DeviceAdapters(store, arena_for(store))
+    adapters = DeviceAdapters(store, arena_for(store, device))
     for slot in slots_of(store):
         if slot is not None:
             adapters.place(slot)
             adapters.copy_in(slot)
-    kv = PagedKV(model, 40, dtype=torch.float32, device=CPU)
-    return Worker(Loud(model), kv, adapters, backend(kernel), seats=seats, keeps_tokens=True)
+    kv = PagedKV(model, 40, dtype=torch.float32, device=device)
+    cls = Decoder if uses_graphs else Loud
+    decoder = cls(model, max_positions=256, dtype=torch.float32, device=device, seed=3)
+    return Worker(decoder, kv, adapters, backend(kernel), seats=16, uses_graphs=uses_graphs, keeps_tokens=True)
 
 
 def job_of(worker: Worker, id_: int, prompt: int, index: int) -> Job:
@@ -88,7 +92,7 @@ def said(worker: Worker) -> dict[int, list[int]]:
 
 
 def prompt_of(job: Job, model: Model = MODEL) -> list[int]:
-    return prompt_tokens(job.request.id, job.prompt_tokens, model.vocab)
+    return [int(token) for token in prompt_tokens(job.request.id, job.prompt_tokens, model.vocab)]
 
 
 def dense_logits(worker: Worker, tokens: Sequence[int], index: int) -> Floats:
@@ -152,9 +156,10 @@ def _turned(x: Floats) -> Floats:
 
 
 def _normed(x: Floats) -> Floats:
-    return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
+    normed: Floats = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + 1e-5)
+    return normed
 
 
 def _numbers(tensor: torch.Tensor) -> Floats:
-    found: Floats = tensor.double().numpy()
-    return found
+    numbers: Floats = np.array(tensor.tolist(), np.float64)
+    return numbers

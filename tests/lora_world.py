@@ -30,7 +30,6 @@ class World:
     layout: Layout
     layer: int
     module: str
-    token_adapters: Sequence[int | None]
     plan: LoraPlan
     arena: torch.Tensor
     x: torch.Tensor
@@ -54,7 +53,7 @@ class World:
         return exact
 
     def error(self, backend: Backend) -> float:
-        """Return the largest error of a row over the largest value of that row; tokens without work must be untouched."""
+        """Return the largest error of a row over that row's largest value; rows without work must be untouched."""
         got, wanted = self.apply(backend), self.wanted()
         idle = self.plan.row_slot == 0
         assert torch.equal(got[idle], self.y[idle])
@@ -79,11 +78,11 @@ def make_world(
     generator = torch.Generator().manual_seed(1)
     bases, scales, arena = _arena(layout, ranks, {a for a in token_adapters if a is not None}, step, generator)
     shape, tokens = layout.module(module), len(token_adapters)
-    x = torch.randn((tokens, shape.in_features + 8), generator=generator)[:, : shape.in_features]
+    x = torch.randn((tokens, shape.in_features + 8), generator=generator)
     y = torch.randn((tokens, shape.out_features), generator=generator)
     plan = make_plan(token_adapters, ranks, bases, scales, device=device, tile=tile)
-    on_device = [tensor.to(device, dtype) for tensor in (arena, x, y)]
-    return World(layout, layer, module, token_adapters, plan, *on_device)
+    arena, x, y = (tensor.to(device, dtype) for tensor in (arena, x, y))
+    return World(layout, layer, module, plan, arena, x[:, : shape.in_features], y)
 
 
 def _arena(

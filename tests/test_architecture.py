@@ -56,7 +56,7 @@ def modules(folder: str) -> list[Path]:
 
 
 def may_reach_the_gpu_late(path: Path) -> bool:
-    return path.parent == ROOT / "sim" and (path.name == "__main__.py" or path.name.startswith("cli"))
+    return path == ROOT / "sim" / "cli" / "gpu.py"
 
 
 def policy_class(seam: str, name: str) -> type[Policy]:

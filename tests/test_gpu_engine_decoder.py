@@ -14,8 +14,6 @@ from sim.job import Job  # noqa: E402
 from sim.models import load_model  # noqa: E402
 from tests.engine_world import (  # noqa: E402
     MODEL,
-    RANKS,
-    Loud,
     dense_logits,
     job_of,
     prompt_of,
@@ -44,12 +42,12 @@ def test_a_mixed_batch_says_what_merged_weights_say_without_a_cache(kernel: str)
     jobs = jobs_of(worker, ASKED)
     steps = 20
     emitted = spoken(worker, jobs, steps)
-    assert isinstance(worker.decoder, Loud)
+    heard = vars(worker.decoder)["heard"]
     for place, job in enumerate(jobs):
         tokens = prompt_of(job) + emitted[job.request.id]
         index = 0 if job.slot is None else job.slot.index
         wanted = dense_logits(worker, tokens[:-1], index)[job.prompt_tokens - 1 :]
-        found = np.stack([logits[place].numpy() for logits in worker.decoder.heard])
+        found = np.stack([logits[place].numpy() for logits in heard])
         assert np.allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
         assert emitted[job.request.id] == wanted.argmax(axis=1).tolist()
 
@@ -89,10 +87,19 @@ def test_blocks_of_an_earlier_request_do_not_leak_into_a_later_one() -> None:
     assert again == spoken(fresh := worker_of(), [job_of(fresh, 50, 40, 2)], 9)[50]
 
 
+def test_a_request_that_starts_again_starts_afresh() -> None:
+    worker = worker_of()
+    (job,) = jobs_of(worker, [(7, 18, 2)])
+    once = list(spoken(worker, [job], 5)[7])
+    assert spoken(worker, [job], 5)[7] == once * 2
+    assert worker.kv.pool.tokens == {7: 23}
+    worker.kv.pool.check()
+
+
 def test_work_is_counted() -> None:
     worker = worker_of()
     spoken(worker, jobs_of(worker, ASKED), 4)
-    assert (worker.prompt_tokens, worker.decoded_tokens) == (sum(prompt for _, prompt, _ in ASKED), 4 * len(ASKED))
+    assert (worker.prefilled_tokens, worker.decoded_tokens) == (sum(prompt for _, prompt, _ in ASKED), 4 * len(ASKED))
 
 
 def test_only_the_modules_of_the_layout_are_adapted() -> None:
@@ -103,7 +110,7 @@ def test_only_the_modules_of_the_layout_are_adapted() -> None:
 
 
 def test_tied_embeddings_are_one_tensor() -> None:
-    decoder = Loud(MODEL.model_copy(update={"tied_embeddings": True}))
+    decoder = worker_of(MODEL.model_copy(update={"tied_embeddings": True})).decoder
     assert decoder.head is decoder.embedding
 
 
@@ -131,4 +138,3 @@ def test_tiny_dimensions_keep_layers_and_the_kind_of_attention(name: str, groups
 
 def test_executed_ranks_are_at_least_one() -> None:
     assert [executed_rank(rank, 8) for rank in (4, 8, 16, 128)] == [1, 1, 2, 16]
-    assert len(RANKS) == 5

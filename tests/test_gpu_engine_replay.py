@@ -1,19 +1,21 @@
-"""The torch engine under the real-time driver: on the modelled clock its log is SimPy's, in real time its books balance."""
+"""The torch engine under the driver: on the modelled clock its log is SimPy's, in real time its books balance."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import simpy
 
 torch = pytest.importorskip("torch")
 
+from gpu_validate.engine.adapters import DeviceAdapters, HostStore  # noqa: E402
+from gpu_validate.engine.arena import Arena  # noqa: E402
 from gpu_validate.engine.build import Engine, open_engine  # noqa: E402
 from gpu_validate.engine.copies import HostCopies  # noqa: E402
-from gpu_validate.engine.device import TorchDevice, VirtualTorchDevice  # noqa: E402
-from gpu_validate.replay import Replay  # noqa: E402
+from gpu_validate.engine.device import TorchDevice  # noqa: E402
+from gpu_validate.lora.layout import Layout  # noqa: E402
+from gpu_validate.replay import Landed, Replay  # noqa: E402
 from policies.base import Adapter, Request  # noqa: E402
 from sim.build import Deployment, deploy, jobs  # noqa: E402
 from sim.config import load_config  # noqa: E402
@@ -21,18 +23,19 @@ from sim.engine import Replica, simulate  # noqa: E402
 from sim.job import AdapterSlot, Job  # noqa: E402
 from sim.link import Transfer  # noqa: E402
 from sim.records import NEVER, Records  # noqa: E402
+from sim.steps import Prefill  # noqa: E402
 from sim.ticks import TICKS_PER_S, to_ticks  # noqa: E402
 from sim.yamlfile import packaged_names  # noqa: E402
-from tests.engine_world import slots_of, worker_of  # noqa: E402
+from tests.engine_world import job_of, slots_of, worker_of  # noqa: E402
 from tests.test_parity import log  # noqa: E402
 
 REQUESTS = 25
 
 
-def deployment(system: str, *, pool_tokens: int | None = None, rate: float = 9.0) -> Deployment:
+def deployment(system: str, *settings: str, pool_tokens: int | None = None, rate: float = 9.0) -> Deployment:
     workload = {"requests": REQUESTS, "rate_per_s": rate, "scale": 60.0}
     changes = {"workload": workload, "memory": {"kv_pool_tokens": pool_tokens}}
-    return deploy(load_config(system, (), changes), asks_every_step=True)
+    return deploy(load_config(system, settings, changes), asks_every_step=True)
 
 
 def simulated(made: Deployment) -> Records:
@@ -61,7 +64,7 @@ def test_every_system_leaves_the_log_of_simpy_while_torch_does_the_work(system: 
     assert log(records) == log(simulated(deployment(system)))
     assert len(records.requests) == REQUESTS
     worker = engine.device.worker
-    assert worker.prompt_tokens == records.prefills["tokens"].sum() >= made.trace.prompt_tokens.sum()
+    assert worker.prefilled_tokens == records.prefills["tokens"].sum() >= made.trace.prompt_tokens.sum()
     segments = records.segments
     assert worker.decoded_tokens == (segments["batch"] * segments["count"]).sum() > REQUESTS
     worker.check(engine.core)
@@ -69,11 +72,12 @@ def test_every_system_leaves_the_log_of_simpy_while_torch_does_the_work(system: 
     assert set(worker.adapters.arena.offsets) == {slot.index for slot in engine.core.memory.held}
 
 
-def test_a_pool_that_is_too_small_stops_requests_and_the_log_is_still_the_same() -> None:
-    made = deployment("chameleon", pool_tokens=700, rate=200.0)
-    engine = open_engine(made, dims=None, checks=True)
-    records = replayed(made, engine)
-    assert log(records) == log(simulated(deployment("chameleon", pool_tokens=700, rate=200.0)))
+def test_in_a_crowded_pool_adapters_make_way_for_each_other_and_the_log_is_the_same() -> None:
+    crowded = partial(deployment, "slora", "cache.kind=lru", pool_tokens=900, rate=200.0)
+    engine = open_engine(crowded(), checks=True)
+    records = replayed(crowded(), engine)
+    assert log(records) == log(simulated(crowded()))
+    assert len(records.evictions) > 5
     engine.device.worker.check(engine.core)
 
 
@@ -102,7 +106,7 @@ def test_a_run_in_real_time_accounts_for_every_request(system: str, mode: str) -
     assert isinstance(engine.device, TorchDevice)
     steps = engine.device.iterations
     assert all(one.start <= one.issued <= one.end for one in steps)
-    assert sum(one.tokens for one in steps if one.is_prefill) == engine.device.worker.prompt_tokens
+    assert sum(one.tokens for one in steps if one.is_prefill) == engine.device.worker.prefilled_tokens
 
 
 def test_a_real_clock_needs_every_step() -> None:
@@ -112,13 +116,11 @@ def test_a_real_clock_needs_every_step() -> None:
 
 
 def test_the_virtual_device_takes_several_steps_at_once() -> None:
-    device = VirtualTorchDevice(worker_of(), checks=True)
     made = deploy(load_config("slora", (), {"workload": {"requests": 5, "scale": 60.0, "rate_per_s": 0.5}}))
     engine = open_engine(made)
     records = replayed(made, engine)
     assert (records.segments["count"] > 1).any()
     assert engine.device.worker.decoded_tokens == (records.segments["batch"] * records.segments["count"]).sum()
-    assert device.now() == 0
 
 
 def test_memory_that_differs_from_what_the_core_believes_is_told() -> None:
@@ -133,6 +135,19 @@ def test_memory_that_differs_from_what_the_core_believes_is_told() -> None:
         worker.check(core)
 
 
+def test_the_iterations_of_a_real_run_say_when_each_token_was_there() -> None:
+    made = deployment("chameleon", rate=100.0)
+    engine = open_engine(made, clock="real")
+    requests = replayed(made, engine).requests
+    assert isinstance(engine.device, TorchDevice)
+    emitted: dict[int, list[int]] = {}
+    for one in engine.device.iterations:
+        for id_ in one.requests:
+            emitted.setdefault(id_, []).append(one.end)
+    rows = zip(*(requests[name].tolist() for name in ("request", "first_token", "finish")), strict=True)
+    assert {id_: (times[0], times[-1]) for id_, times in emitted.items()} == {id_: (a, b) for id_, a, b in rows}
+
+
 class Slow(HostCopies):
     """A link on which nothing arrives before it is told to."""
 
@@ -143,11 +158,11 @@ class Slow(HostCopies):
 
 
 @pytest.fixture
-def link() -> Iterator[tuple[TorchDevice, Slow, list[AdapterSlot]]]:
+def link() -> tuple[TorchDevice, Slow, list[AdapterSlot]]:
     worker = worker_of()
     device, slow = TorchDevice(worker), Slow()
     device._copies = slow
-    yield device, slow, [slot for slot in slots_of(worker.adapters.store) if slot is not None]
+    return device, slow, [slot for slot in slots_of(worker.adapters.store) if slot is not None]
 
 
 def sent(device: TorchDevice, slot: AdapterSlot, *, is_demand: bool) -> Transfer:
@@ -164,12 +179,37 @@ def test_one_transfer_is_under_way_and_demand_goes_first(link: tuple[TorchDevice
     device.promote(slots[2])
     assert list(device.landed(device.now())) == []
     slow.arrives = True
-    landed = []
+    landed: list[Landed] = []
     while len(landed) < 4:
         landed += device.landed(device.wait(None))
     assert [one.transfer.slot.index for one in landed] == [1, 4, 3, 2]
     assert [one.at for one in landed] == sorted(one.at for one in landed)
     assert all(one.transfer.ticks == one.at - one.transfer.started for one in landed)
+
+
+class Long:
+    """A step that is not over until it has been looked at a few times."""
+
+    looks = 0
+
+    def query(self) -> bool:
+        self.looks += 1
+        return self.looks > 6
+
+
+def test_the_link_is_kept_busy_while_a_step_runs(link: tuple[TorchDevice, Slow, list[AdapterSlot]]) -> None:
+    device, slow, slots = link
+    for slot in slots[:3]:
+        sent(device, slot, is_demand=True)
+    slow.arrives, slow.mark = True, Long  # type: ignore[assignment]
+    made = deployment("slora")
+    core = open_engine(made).core
+    end = device.run(Prefill(device.now(), 5, [job_of(device.worker, 1, 4, 0)]), core)
+    landed = list(device.landed(end))
+    assert [one.transfer.slot for one in landed] == slots[:3]
+    assert landed[0].at <= landed[1].at <= landed[2].at <= end
+    (one,) = device.iterations
+    assert (one.requests, one.tokens, one.planned) == ((1,), 4, 5)
 
 
 def test_with_nothing_to_wait_for_the_clock_stands(link: tuple[TorchDevice, Slow, list[AdapterSlot]]) -> None:
@@ -183,29 +223,30 @@ def test_with_nothing_to_wait_for_the_clock_stands(link: tuple[TorchDevice, Slow
 
 def test_a_transfer_without_a_hole_waits_until_no_step_runs() -> None:
     worker = worker_of()
-    adapters = worker.adapters
-    slots = [slot for slot in slots_of(adapters.store) if slot is not None]
+    slots = [AdapterSlot(Adapter(str(index), rank, 1), index) for index, rank in enumerate((1, 1, 1, 2))]
+    store = HostStore(Layout(1, [("q", 128, 128)]), [slot.rank for slot in slots], dtype=torch.float32)
+    worker.adapters = adapters = DeviceAdapters(store, Arena(4 * 256, dtype=torch.float32, device=torch.device("cpu")))
     device = TorchDevice(worker)
-    small, large = slots[1], AdapterSlot(Adapter("large", 8, 1), 4)
-    large.held = True
-    for slot in list(adapters._slots.values()):  # leave holes around one adapter
-        slot.held = slot.index == small.index
-    assert adapters.try_place(small)
-    start = (len(adapters.arena.flat) - 2048) // 2
-    adapters.arena.compact()
-    assert start > 0
-    device._queue.push(Transfer(large, 1, 0, is_demand=True))
+    for slot in slots:
+        slot.held = True
+    for slot in slots[:3]:
+        adapters.place(slot)
+    slots[1].held = False  # two holes of one unit
+    device._queue.push(Transfer(slots[3], 1, 0, is_demand=True))
     device._poll(may_compact=False)
-    assert large.index in adapters.arena.offsets
-    adapters.arena.check()
+    assert device._blocked is not None
+    assert slots[3].index not in adapters.arena.offsets
+    assert [one.transfer.slot for one in device.landed(device.wait(None))] == [slots[3]]
+    assert adapters.arena.compactions == 1
 
 
 def test_a_request_keeps_its_tokens_whatever_serves_beside_it() -> None:
-    made = deployment("chameleon", rate=100.0)
-    one, other = (open_engine(made_, keeps_tokens=True) for made_ in (made, deployment("slora", rate=3.0)))
-    replayed(made, one)
-    replayed(deployment("slora", rate=3.0), other)
-    assert one.device.worker.emitted == other.device.worker.emitted
+    told = []
+    for made in (deployment("chameleon", rate=100.0), deployment("slora", rate=3.0)):
+        engine = open_engine(made, keeps_tokens=True)
+        replayed(made, engine)
+        told.append(engine.device.worker.emitted)
+    assert told[0] == told[1]
 
 
 def test_requests_that_nothing_will_admit_end_a_run_in_real_time() -> None:
@@ -213,7 +254,5 @@ def test_requests_that_nothing_will_admit_end_a_run_in_real_time() -> None:
     engine = open_engine(made, clock="real")
     request = Job(Request(0, 0.0, 5, 5, None), 0, 5, 5, None)
     engine.core._scheduler.fill = lambda *_: None  # type: ignore[method-assign]
-    before = time.perf_counter()
     with pytest.raises(RuntimeError, match="1 requests are left waiting"):
         Replay(engine.core, engine.device, [request], engine.records).run()
-    assert time.perf_counter() >= before

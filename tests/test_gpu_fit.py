@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from gpu_validate.engine_laws import iteration_law, kernel_fields
-from gpu_validate.fit import run_fit
+from gpu_validate.fit import fit_text, run_fit
 from gpu_validate.laws import dense_law
 from gpu_validate.solvers import Fit, bounded_l1, fit_law
 from gpu_validate.sweep_rows import Row
@@ -148,6 +148,25 @@ def test_copies_beside_other_work_are_told_as_slowdowns_and_do_not_bend_the_link
     found = report_of(run_fit(write(tmp_path / "sweep.jsonl", [*link, *slow]), tmp_path, draws=0))
     assert found["groups"]["link"]["values"]["h2d_bytes_per_s"] == pytest.approx(5e10, rel=1e-3)
     assert found["load_modes"]["flat beside=decode"]["slowdown"] == pytest.approx(3.0, rel=0.01)
+
+
+def test_errors_of_lora_kernels_are_told_by_phase(report: dict[str, Any]) -> None:
+    found = report["groups"]["lora bgmv"]["errors"]["test"]["by_kind"]
+    assert {name: one["n"] > 0 for name, one in found.items()} == {"lora decode": True, "lora prefill": True}
+
+
+def test_the_text_has_every_group_with_errors_and_their_n(report: dict[str, Any]) -> None:
+    lines = fit_text(report).splitlines()
+    for name, group in report["groups"].items():
+        (line,) = [line for line in lines if line.startswith(f"{name}: mean absolute error")]
+        assert f"test {100 * group['errors']['test']['mape']:.1f} % (n = {group['errors']['test']['n']})" in line
+
+
+def test_weights_of_four_bytes_take_twice_as_long_to_stream() -> None:
+    rows = [Row(1, "dense", {**DENSE, "tokens": 1, "dtype": dtype}, "fit", 1.0) for dtype in ("bfloat16", "float32")]
+    values = {**TRUTH["dense"], "kernel_floor_s": 0.0, "elementwise_s_per_token": 0.0}
+    half, whole = dense_law(HARDWARE).predict(values, rows)
+    assert whole == pytest.approx(2 * half)
 
 
 def test_one_wild_row_does_not_move_the_coefficients() -> None:

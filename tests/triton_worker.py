@@ -42,7 +42,7 @@ def reuses_padded_tables(kind: Backend) -> bool:
     held = make_world([1, *[None] * 23, 2], torch.float32).plan.padded(12, max_rank=70, aligned=False)
     plain = other.apply(kind)
     held.copy_from(other.plan.padded(12))
-    return torch.equal(other.apply(kind, plan=held), plain)
+    return bool(torch.equal(other.apply(kind, plan=held), plain))
 
 
 def untouched(kind: Backend) -> bool:

@@ -6,7 +6,6 @@ The one place in `sim` that reaches `gpu_validate`, and only when a command runs
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,14 +148,17 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument for each flag
 ) -> None:
     """Compare the simulator with a server's log; needs no GPU."""
     given = {"hardware": hardware, "model": model, "changes": tuple(sets or ()), "ranks": rank, "repeat": repeat}
-    run_compare = import_module("gpu_validate.compare").run_compare
+    from gpu_validate.compare import run_compare  # noqa: PLC0415 - the optional half of the house
+
     report = run_compare(log, run, system=system or "chameleon", **given, load=load, seed=seed, out=out)
     text = report.pop("text")
     typer.echo(json.dumps(report, indent=2) if as_json else text)
 
 
 def _commands() -> Any:
-    return import_module("gpu_validate.commands")
+    from gpu_validate import commands  # noqa: PLC0415
+
+    return commands
 
 
 def _options(

@@ -1,0 +1,229 @@
+"""What `chameleon gpu` does: run a list of shapes within a budget, write each row at once, and say what came of it.
+
+Importing this needs no torch; a command that does says so in one sentence where it is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from gpu_validate.rows import SWEEP, Peaks, Row, Sheet, Stamp
+from gpu_validate.runner import Measure, Tally, run_shapes
+from gpu_validate.shapes import TINY, Shape, find_model, kernel_shapes, load_shapes
+
+if TYPE_CHECKING:
+    import torch
+
+FACTS = "device.json"
+NO_TORCH = "this command needs torch: pip install 'chameleon-sim[gpu]'"
+# Shares of the budget that `calibrate` gives to its parts, in order; what one leaves over goes to the next ones.
+SHARES = {"probe": 0.08, "load": 0.25, "kernels": 0.55, "iterations": 1.0}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the commands have in common.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        out: folder of the rows; None: nothing is written.
+        seed: of shapes and data.
+        budget_s: seconds for all of it.
+        models: base models whose shapes are measured.
+        peaks: the device's; what is None comes from the packaged profile for it, if there is one.
+    """
+
+    device: str = "cuda"
+    out: Path | None = None
+    seed: int = 0
+    budget_s: float = 120.0
+    models: tuple[str, ...] = ()
+    peaks: Peaks = field(default_factory=Peaks)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether this only tries the harness."""
+        return self.device == "cpu"
+
+    @property
+    def sweep(self) -> Path | None:
+        """Return the file of the rows."""
+        return None if self.out is None else self.out / SWEEP
+
+
+@dataclass
+class Bench:
+    """A device that is ready to be measured.
+
+    Attributes:
+        options: of the command.
+        device: as torch knows it.
+        facts: what is known of it.
+        stamp: for the rows.
+        peaks: for judging them.
+        sheet: where they go.
+    """
+
+    options: Options
+    device: torch.device
+    facts: dict[str, Any]
+    stamp: Stamp
+    peaks: Peaks
+    sheet: Sheet | None
+
+    def run(self, what: str, shapes: Sequence[Shape], measure: Measure) -> Tally:
+        """Measure shapes within the command's budget."""
+        return run_shapes(
+            what,
+            shapes,
+            measure,
+            sheet=self.sheet,
+            stamp=self.stamp,
+            peaks=self.peaks,
+            budget_s=self.options.budget_s,
+        )
+
+
+def bench(options: Options) -> Bench:
+    """Find the device and open the folder.
+
+    Raises:
+        ValueError: if torch or the device is not here, or the folder holds rows that cannot be read.
+    """
+    if find_spec("torch") is None:
+        raise ValueError(NO_TORCH)
+    from gpu_validate.probe import facts, find_device, stamp_of  # noqa: PLC0415 - needs torch
+
+    device = find_device(options.device)
+    found = facts(device)
+    pairs = zip(astuple(options.peaks), astuple(Peaks.of_device(found["device"])), strict=True)
+    peaks = Peaks(*(known if given is None else given for given, known in pairs))
+    sheet = None if options.sweep is None else Sheet(options.sweep)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / FACTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return Bench(options, device, found, stamp_of(found, options.seed), peaks, sheet)
+
+
+def main_probe(options: Options) -> Tally:
+    """Say what device this is and measure its ceilings.
+
+    Raises:
+        ValueError: as `bench`.
+    """
+    ready = bench(options)
+    from gpu_validate import probe  # noqa: PLC0415 - needs torch
+
+    size = probe.TINY if options.tiny else probe.Size()
+    _say(f"{name}: {value}" for name, value in ready.facts.items())
+    if ready.peaks == Peaks():
+        _say(["no datasheet peaks are known for this device; give --peaks"])
+    tally = ready.run("probe", probe.ceilings(size), probe.Probe(ready.device))
+    _say(_ceiling(row) for row in tally.rows)
+    return _told(tally)
+
+
+def main_load(options: Options) -> Tally:
+    """Measure copies from host to device.
+
+    Raises:
+        ValueError: as `bench`; or if a model is unknown.
+    """
+    models = [find_model(name) for name in _models(options, "llama-7b", "llama-3.1-8b")]
+    ready = bench(options)
+    from gpu_validate.transfers import Arenas, Loader, ops_of  # noqa: PLC0415 - needs torch
+
+    can_pin = ready.device.type == "cuda"
+    shapes = load_shapes(models, options.seed, ops_of, pinned=can_pin, tiny=options.tiny)
+    # A large arena takes seconds to pin and fill, and a resumed sweep may need none.
+    missing = [shape for shape in shapes if ready.sheet is None or not ready.sheet.has(shape.kind, shape.config)]
+    arenas = Arenas.for_shapes(missing, options.seed, can_pin=can_pin)
+    return _told(ready.run("load", shapes, Loader(arenas, ready.device, tiny=options.tiny)))
+
+
+def main_kernels(options: Options) -> Tally:
+    """Measure the base model's parts and the LoRA kernels.
+
+    Raises:
+        ValueError: as `bench`; or if a model is unknown.
+    """
+    models = [find_model(name) for name in _models(options, "llama-7b")]
+    ready = bench(options)
+    from gpu_validate.layers import Layers, floats  # noqa: PLC0415 - needs torch
+    from gpu_validate.lora_sweep import LoraSweep, kernels_here, kernels_missing  # noqa: PLC0415
+
+    _say(f"LoRA kernel {kernel} is not measured: {reason}" for kernel, reason in kernels_missing().items())
+    layers = Layers(ready.device, options.seed)
+    loras = LoraSweep(layers, ready.device)
+    draw = partial(kernel_shapes, dtype=str(floats(ready.device)).removeprefix("torch."), tiny=options.tiny)
+    shapes = [shape for model in models for shape in draw(model, options.seed, kernels_here())]
+    return _told(
+        ready.run("kernels", shapes, lambda shape, left: (loras if shape.kind == "lora" else layers)(shape, left))
+    )
+
+
+def main_calibrate(options: Options, base: str | None = None) -> Path:
+    """Measure everything within the budget, then fit; return the profile.
+
+    Raises:
+        ValueError: as `bench`; or if too little was measured to fit a profile.
+    """
+    begin = perf_counter()
+    parts: dict[str, Callable[[Options], object]] = {"probe": main_probe, "load": main_load, "kernels": main_kernels}
+    if find_spec("gpu_validate.iterations") is not None:
+        parts["iterations"] = import_module("gpu_validate.iterations").main_iterations
+    for name, part in parts.items():
+        left = options.budget_s - (perf_counter() - begin)
+        if left <= 0:
+            _say([f"{name}: dropped, the budget is spent"])
+            continue
+        part(replace(options, budget_s=left * SHARES[name]))
+    return main_fit(options, base)
+
+
+def main_fit(options: Options, base: str | None = None) -> Path:
+    """Fit the rows of a folder; return the profile.
+
+    Raises:
+        ValueError: if there are no rows, or they do not suffice.
+    """
+    from gpu_validate.fit import run_fit  # noqa: PLC0415 - scipy is slow to import
+
+    if options.out is None or options.sweep is None or not options.sweep.exists():
+        msg = f"there is no {SWEEP} in {options.out}; `chameleon gpu load` and `kernels` write it"
+        raise ValueError(msg)
+    profile = run_fit(options.sweep, options.out, base)
+    _say([f"fitted: {profile}; use it with --hardware {profile}"])
+    return profile
+
+
+def _models(options: Options, *defaults: str) -> tuple[str, ...]:
+    return options.models or ((TINY.name,) if options.tiny else defaults)
+
+
+def _told(tally: Tally) -> Tally:
+    _say(tally.lines())
+    return tally
+
+
+def _ceiling(row: Row) -> str:
+    rates = [f"{row.extra[name]:.4g} {unit}" for name, unit in UNITS.items() if name in row.extra]
+    return f"{row.config['ceiling']}: {', '.join(rates)}" + ("" if row.valid else f" (invalid: {row.why})")
+
+
+UNITS = {"gb_per_s": "GB/s", "tflop_per_s": "TFLOP/s"}
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Write to standard output what a command found."""
+    for line in lines:
+        sys.stdout.write(f"{line}\n")

@@ -1,0 +1,196 @@
+"""Adapters on the host, in one pinned arena, and on the device, in another; and how one gets across."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from gpu_validate.engine.arena import Arena, aligned
+from gpu_validate.engine.peft import PeftAdapter
+from gpu_validate.lora.layout import Layout
+from gpu_validate.lora.plan import LoraPlan, make_plan
+from sim.job import AdapterSlot
+
+_PATTERN_ELEMENTS = (1 << 20) - 3  # random numbers repeat after so many: odd, so that adapters differ
+
+_WIDE = 8  # elements; kernels are compiled apart for ranks that are multiples of it
+
+
+class CopyMode(NamedTuple):
+    """How an adapter is cut for the link, and how often it is sent."""
+
+    pieces: str
+    times: int
+
+
+COPY_MODES = {
+    "flat": CopyMode("adapter", 1),
+    "per_layer": CopyMode("layer", 1),
+    "per_tensor": CopyMode("tensor", 1),
+    "slora_double": CopyMode("layer", 2),  # its loads of A and of B each send both
+}
+
+
+class HostStore:
+    """All adapters of a run in one host arena.
+
+    Args:
+        layout: of each adapter.
+        ranks: by palette index; None stands for the base model.
+        dtype: of serving.
+        pinned: whether the device can copy from it directly.
+        distinct_bytes: adapters share memory beyond this; None: each has its own.
+        deviation: standard deviation of the random weights.
+        seed: of the random weights.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        ranks: Sequence[int | None],
+        *,
+        dtype: torch.dtype,
+        pinned: bool = False,
+        distinct_bytes: int | None = None,
+        deviation: float = 0.02,
+        seed: int = 0,
+    ) -> None:
+        self.layout = layout
+        self.ranks = [rank or 0 for rank in ranks]
+        self.scales = [1.0] * len(ranks)
+        sizes = [aligned(layout.elements(rank), dtype.itemsize) for rank in self.ranks]
+        total, largest = sum(sizes), max(sizes, default=0)
+        limit = total if distinct_bytes is None else min(total, max(distinct_bytes // dtype.itemsize, largest))
+        self.is_aliased = limit < total
+        self._starts = list(_starts(sizes, limit))
+        self.flat = torch.empty(max(limit, 1), dtype=dtype, pin_memory=pinned)
+        pattern = torch.randn(min(_PATTERN_ELEMENTS, len(self.flat)), generator=torch.Generator().manual_seed(seed))
+        for chunk in torch.split(self.flat, len(pattern)):
+            chunk.copy_(pattern[: len(chunk)] * deviation)
+
+    def adapter(self, index: int) -> torch.Tensor:
+        """Return an adapter's weights, shape (elements,), as a view."""
+        start = self._starts[index]
+        return self.flat[start : start + self.layout.elements(self.ranks[index])]
+
+    def put(self, index: int, adapter: PeftAdapter) -> None:
+        """Replace random weights by real ones.
+
+        Raises:
+            ValueError: if the rank is another, or the store shares memory between adapters.
+        """
+        if adapter.rank != self.ranks[index] or self.is_aliased:
+            msg = f"adapter {index} has rank {self.ranks[index]}, shared memory {self.is_aliased}; got {adapter.rank}"
+            raise ValueError(msg)
+        self.adapter(index).copy_(adapter.flat)
+        self.scales[index] = adapter.scale
+
+
+class DeviceAdapters:
+    """The adapters in device memory; what the core has evicted is given back when room is needed.
+
+    Args:
+        store: where they come from.
+        arena: where they go.
+        mode: a key of `COPY_MODES`.
+
+    Raises:
+        ValueError: if the mode is unknown.
+    """
+
+    def __init__(self, store: HostStore, arena: Arena, mode: str = "flat") -> None:
+        if mode not in COPY_MODES:
+            msg = f"unknown copy mode {mode!r}: expected one of {', '.join(COPY_MODES)}"
+            raise ValueError(msg)
+        self.store = store
+        self.arena = arena
+        self.mode = COPY_MODES[mode]
+        self._bases = [0] * len(store.ranks)
+        self._slots: dict[int, AdapterSlot] = {}
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank in the store."""
+        return max(self.store.ranks, default=0)
+
+    def try_place(self, slot: AdapterSlot) -> bool:
+        """Find room for an adapter without moving others."""
+        self.sweep()
+        index = slot.index
+        if index in self.arena.offsets:  # evicted and wanted again before anybody looked
+            self._free(index)
+        if not self.arena.try_allocate(index, self.store.layout.elements(self.store.ranks[index])):
+            return False
+        self._slots[index] = slot
+        self._bases[index] = self.arena.offsets[index]
+        return True
+
+    def place(self, slot: AdapterSlot) -> None:
+        """Find room for an adapter, moving others if need be; no step and no copy may be running.
+
+        Raises:
+            RuntimeError: if there is none, so that the device holds less than the core believes.
+        """
+        if self.try_place(slot):
+            return
+        self.arena.compact()
+        for index, offset in self.arena.offsets.items():
+            self._bases[index] = offset
+        if not self.try_place(slot):
+            free = self.arena.free_elements
+            msg = f"no room for adapter {slot.index} beside {len(self._slots)}: {free} elements free"
+            raise RuntimeError(msg)
+
+    def copy_in(self, slot: AdapterSlot) -> None:
+        """Issue the copies of a placed adapter on the current stream."""
+        rank = self.store.ranks[slot.index]
+        source = self.store.adapter(slot.index)
+        target = self.arena.slice(slot.index, len(source))
+        for _ in range(self.mode.times):
+            pairs = zip(self._pieces(target, rank), self._pieces(source, rank), strict=True)
+            for to, piece in pairs:
+                to.copy_(piece, non_blocking=True)
+
+    def plan(self, palette_indices: Sequence[int | None], device: torch.device | str) -> LoraPlan:
+        """Return the LoRA work of tokens that use these adapters, all of them in place.
+
+        Raises:
+            RuntimeError: if one is not.
+        """
+        absent = {index for index in palette_indices if index is not None} - self.arena.offsets.keys()
+        if absent:
+            msg = f"tokens need adapters {sorted(absent)}, which are not on the device"
+            raise RuntimeError(msg)
+        return make_plan(palette_indices, self.store.ranks, self._bases, self.store.scales, device=device)
+
+    def empty_plan(self, tokens: int, device: torch.device | str) -> LoraPlan:
+        """Return a plan without work that launches what a plan with work would."""
+        ranks = self.store.ranks
+        plan = make_plan([None] * tokens, ranks, self._bases, self.store.scales, device=device)
+        aligned_to = all(rank % _WIDE == 0 for rank in ranks)
+        return plan.padded(tokens, max_rank=self.max_rank, aligned=aligned_to)
+
+    def sweep(self) -> None:
+        """Free what the core no longer holds."""
+        for index in [index for index, slot in self._slots.items() if not slot.held]:
+            self._free(index)
+
+    def _free(self, index: int) -> None:
+        self.arena.free(index)
+        del self._slots[index]
+
+    def _pieces(self, flat: torch.Tensor, rank: int) -> Iterator[torch.Tensor]:
+        if self.mode.pieces == "tensor":
+            return iter(self.store.layout.views(flat, rank).values())
+        return iter(flat.chunk(self.store.layout.layers if self.mode.pieces == "layer" else 1))
+
+
+def _starts(sizes: Sequence[int], limit: int) -> Iterator[int]:
+    """Yield where each adapter begins; beyond `limit` they begin again at the front."""
+    end = 0
+    for size in sizes:
+        start = end if end + size <= limit else 0
+        yield start
+        end = start + size

@@ -1,0 +1,119 @@
+"""Puts a torch engine under a deployment, whose sizes and costs the core keeps; the decoder may be smaller."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Literal, NamedTuple
+
+import torch
+
+from gpu_validate.engine.adapters import DeviceAdapters, HostStore
+from gpu_validate.engine.arena import Arena, aligned
+from gpu_validate.engine.decoder import Decoder
+from gpu_validate.engine.device import TorchDevice, VirtualTorchDevice
+from gpu_validate.engine.dims import TINY_RANK_DIVISOR, executed_rank, tiny
+from gpu_validate.engine.kv import PagedKV, blocks_needed
+from gpu_validate.engine.worker import Worker
+from gpu_validate.lora import backends
+from gpu_validate.lora.layout import Layout
+from sim.build import Deployment
+from sim.core import Core
+from sim.models import Model
+from sim.records import Records
+
+ARENA_SLACK = 1.125  # room beyond the logical budget, so that holes seldom force a compaction
+AMPERE = 8
+
+
+class Engine(NamedTuple):
+    """What `Replay` needs."""
+
+    core: Core
+    device: TorchDevice | VirtualTorchDevice
+    records: Records
+
+
+def open_engine(  # noqa: PLR0913 - one keyword per free choice
+    deployment: Deployment,
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    backend: str = "torch_loop",
+    dims: Model | None = None,
+    rank_divisor: int | None = None,
+    clock: Literal["real", "virtual"] = "virtual",
+    copy_mode: str = "flat",
+    distinct_bytes: int | None = None,
+    uses_graphs: bool = True,
+    keeps_tokens: bool = False,
+    checks: bool = False,
+    seed: int = 0,
+) -> Engine:
+    """Return a core, a device that executes its steps, and their records.
+
+    Memory limits and costs are the deployment's in any case. What is executed is, on a CPU, `tiny` dimensions with the
+    deployment's number of layers and ranks divided by 8 (at least 1); on a GPU, the deployment's own. KV and adapters
+    have arenas of their own, so that a shared logical budget may be taken twice; the logical budget is never exceeded.
+
+    Args:
+        deployment: made for this run alone; with `asks_every_step` if the clock is real.
+        device: where torch works.
+        backend: LoRA kernels, a name that `gpu_validate.lora` knows.
+        dims: dimensions to execute instead.
+        rank_divisor: what ranks are divided by instead.
+        clock: real, or the cost model's.
+        copy_mode: how adapters cross the link, a key of `COPY_MODES`.
+        distinct_bytes: size of the host's adapter memory, shared beyond this; None: each adapter has its own.
+        uses_graphs: capture decode steps, where device and backend allow it.
+        keeps_tokens: keep all token ids, for tests.
+        checks: check the worker's laws before every step (virtual clock).
+        seed: of the weights.
+
+    Raises:
+        ValueError: if the deployment takes several decode steps at once, or something cannot be built.
+    """
+    if clock == "real" and not deployment.options.asks_every_step:
+        msg = "a real clock needs a deployment with asks_every_step=True: nobody knows when the next event will be"
+        raise ValueError(msg)
+    where = torch.device(device)
+    model = dims or (deployment.model if device == "cuda" else tiny(deployment.model))
+    divisor = rank_divisor or (1 if device == "cuda" else TINY_RANK_DIVISOR)
+    dtype = serving_dtype(where)
+    layout = Layout.of(model, deployment.config.adapters.modules)
+    ranks = [None if one is None else executed_rank(one.rank, divisor) for one in deployment.adapters]
+    store = HostStore(layout, ranks, dtype=dtype, pinned=device == "cuda", distinct_bytes=distinct_bytes, seed=seed)
+    arena = Arena(arena_elements(deployment, store, dtype), dtype=dtype, device=where)
+    limits, running = deployment.limits, deployment.options.running_requests
+    kv = PagedKV(model, blocks_needed(limits, running), dtype=dtype, device=where)
+    worker = Worker(
+        Decoder(model, max_positions=longest(deployment), dtype=dtype, device=where, seed=seed),
+        kv,
+        DeviceAdapters(store, arena, copy_mode),
+        backends.backend(backend),
+        seats=min(running, limits.kv_limit_bytes // limits.kv_token_bytes),
+        uses_graphs=uses_graphs and device == "cuda",
+        keeps_tokens=keeps_tokens,
+    )
+    executor = TorchDevice(worker) if clock == "real" else VirtualTorchDevice(worker, checks=checks)
+    records = Records()
+    return Engine(deployment.core(executor, records), executor, records)
+
+
+def serving_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 on CUDA (float16 before Ampere), float32 elsewhere."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= AMPERE else torch.float16
+
+
+def arena_elements(deployment: Deployment, store: HostStore, dtype: torch.dtype) -> int:
+    """Return elements that hold every set of adapters which the logical budget allows, and some slack."""
+    sizes = [aligned(store.layout.elements(rank), dtype.itemsize) for rank in store.ranks if rank]
+    logical = [one.size_bytes for one in deployment.adapters if one is not None]
+    per_byte = max((size / bytes_ for size, bytes_ in zip(sizes, logical, strict=True)), default=0.0)
+    budget = ceil(min(deployment.limits.adapter_limit_bytes, sum(logical)) * per_byte)
+    return ceil(min(budget, sum(sizes)) * ARENA_SLACK)
+
+
+def longest(deployment: Deployment) -> int:
+    """Return the tokens of the longest sequence in the trace."""
+    return int((deployment.trace.prompt_tokens + deployment.trace.output_tokens).max(initial=1))

@@ -1,0 +1,89 @@
+"""CUDA graphs of decode steps, one per padded shape. Without CUDA nothing here is used."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from gpu_validate.lora.plan import LoraPlan
+
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+StepBody = Callable[[torch.Tensor, int, LoraPlan | None], None]
+
+
+class Captured(NamedTuple):
+    """A graph and the tensors that it reads."""
+
+    graph: torch.cuda.CUDAGraph
+    metadata: torch.Tensor
+    plan: LoraPlan | None
+
+
+def padded_requests(requests: int) -> int | None:
+    """Return the bucket of a batch size; None if it is larger than all."""
+    place = bisect_left(BUCKETS, requests)
+    return BUCKETS[place] if place < len(BUCKETS) else None
+
+
+def padded_blocks(blocks: int) -> int:
+    """Return the power of two of KV blocks that a table is padded to."""
+    return 1 << (blocks - 1).bit_length()
+
+
+class DecodeGraphs:
+    """Replays decode steps, each shape captured when it is first met.
+
+    Args:
+        body: the step: device metadata, number of requests, plan; it must only read and write fixed tensors.
+        idle_metadata: (requests, metadata elements) -> metadata of a step on scratch memory alone, to warm up with.
+        max_rank: largest rank that plans will have.
+    """
+
+    def __init__(self, body: StepBody, idle_metadata: Callable[[int, int], torch.Tensor], max_rank: int) -> None:
+        self._body = body
+        self._idle_metadata = idle_metadata
+        self._max_rank = max_rank
+        self._pool: Any = None
+        self._captured: dict[tuple[int, int, bool], Captured] = {}
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    def replay(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
+        """Run one step.
+
+        Args:
+            metadata: on the host, pinned.
+            requests: a bucket.
+            plan: of so many tokens; None if the batch uses no adapter.
+        """
+        key = (requests, len(metadata), plan is not None)
+        if key not in self._captured:
+            self._captured[key] = self._capture(*key[:2], plan)
+        captured = self._captured[key]
+        captured.metadata.copy_(metadata, non_blocking=True)
+        if captured.plan is not None and plan is not None:
+            captured.plan.copy_from(self._fixed(plan, requests))
+        captured.graph.replay()
+
+    def _capture(self, requests: int, size: int, plan: LoraPlan | None) -> Captured:
+        device = torch.device("cuda")
+        metadata = self._idle_metadata(requests, size).to(device)
+        plan = None if plan is None else self._fixed(plan, requests)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # kernels are compiled and workspaces made outside of the capture
+            self._body(metadata, requests, plan)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._body(metadata, requests, plan)
+        self._pool = graph.pool()  # graphs run one after another, so they may share their intermediates
+        return Captured(graph, metadata, plan)
+
+    def _fixed(self, plan: LoraPlan, requests: int) -> LoraPlan:
+        return plan.padded(requests, max_rank=self._max_rank, aligned=False)

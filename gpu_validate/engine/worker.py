@@ -1,0 +1,244 @@
+"""Executes the core's steps: gives requests KV and seats, gathers their metadata, calls the decoder. No clock here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, product
+
+import numpy as np
+import torch
+
+from gpu_validate.engine.adapters import DeviceAdapters
+from gpu_validate.engine.decoder import Decoder, NextTokens, Prompts
+from gpu_validate.engine.graphs import DecodeGraphs, padded_blocks, padded_requests
+from gpu_validate.engine.kv import NOBODYS_BLOCK, PagedKV
+from gpu_validate.engine.staging import Staging
+from gpu_validate.lora.backends import Backend
+from gpu_validate.lora.layout import Layout
+from gpu_validate.lora.plan import LoraPlan
+from policies.base import IntArray
+from sim.core import Core
+from sim.job import Job
+from sim.steps import Prefill, Step
+
+SCRATCH_SEAT = 0
+COLUMNS = 4  # integers of a request in a decode step, besides its block table
+Key = tuple[tuple[int | None, ...], tuple[int, ...]]
+
+
+class LoraCall:
+    """The adapters of one iteration, for the decoder.
+
+    Args:
+        backend: the kernels.
+        arena: where adapters lie, flat.
+        layout: of each adapter.
+        plan: which token uses which.
+    """
+
+    def __init__(self, backend: Backend, arena: torch.Tensor, layout: Layout, plan: LoraPlan) -> None:
+        self._backend = backend
+        self._arena = arena
+        self._layout = layout
+        self._plan = plan
+        self._modules = {module.name for module in layout.modules}
+
+    def add(self, y: torch.Tensor, x: torch.Tensor, layer: int, module: str) -> None:
+        """Add scale * B A x to y in place, for a module that has adapters."""
+        if module in self._modules:
+            self._backend.apply(y, x, self._arena, self._layout, layer, module, self._plan)
+
+
+def prompt_tokens(request_id: int, count: int, vocab: int) -> IntArray:
+    """Return made-up token ids of a prompt, shape (count,); the same request always has the same."""
+    places = np.arange(count, dtype=np.int64)
+    return (request_id * 7919 + places * (places + 31)) % vocab
+
+
+class Worker:
+    """The model and its memory.
+
+    Args:
+        decoder: the base model.
+        kv: paged cache.
+        adapters: those on the device.
+        backend: LoRA kernels.
+        seats: most requests that decode at once; each keeps its last token on the device.
+        uses_graphs: whether decode steps are captured; on CUDA, with a backend that allows it.
+        keeps_tokens: whether `emitted` lists the token ids of every request, for tests: it waits for the device.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv: PagedKV,
+        adapters: DeviceAdapters,
+        backend: Backend,
+        *,
+        seats: int,
+        uses_graphs: bool = False,
+        keeps_tokens: bool = False,
+    ) -> None:
+        self.decoder = decoder
+        self.kv = kv
+        self.adapters = adapters
+        self.device = kv.cache.device
+        self.prefilled_tokens = 0  # that went through the decoder, likewise the next
+        self.decoded_tokens = 0
+        self.emitted: dict[int, list[int]] | None = {} if keeps_tokens else None
+        self._backend = backend
+        self._last = torch.zeros(seats + 1, dtype=torch.int64, device=self.device)
+        self._seats: dict[int, int] = {}
+        self._free_seats = list(range(seats, SCRATCH_SEAT, -1))
+        self._staging = Staging(self.device)
+        self._graphs = (
+            DecodeGraphs(self._step, idle_metadata, adapters.max_rank) if uses_graphs and backend.capturable else None
+        )
+        self._planned: tuple[Key, LoraPlan | None] | None = None
+
+    def run(self, step: Step, core: Core) -> None:
+        """Issue a step; on a GPU it is not complete when this returns."""
+        self.release(core)
+        if isinstance(step, Prefill):
+            self.prefill(step.jobs)
+            return
+        batch = list(core.running)
+        for _ in range(step.steps):
+            self.decode(batch)
+
+    def prefill(self, jobs: Sequence[Job]) -> None:
+        """Process packed prompts; each request's first token stays on the device."""
+        lengths = [job.prompt_tokens for job in jobs]
+        bounds = list(accumulate(lengths, initial=0))
+        for job in jobs:
+            self._seat(job)
+        named = [(job.request.id, length) for job, length in zip(jobs, lengths, strict=True)]
+        tokens = np.concatenate([prompt_tokens(*one, self.decoder.model.vocab) for one in named])
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        rows = np.concatenate([self.kv.pool.rows(id_) for id_, _ in named])
+        seats = [self._seats[job.request.id] for job in jobs]
+        last = [end - 1 for end in bounds[1:]]
+        ids, at, to, ends, starts, seated = self._staging.send(tokens, positions, rows, last, bounds, seats)
+        plan = self._plan([index for job in jobs for index in [_palette_index(job)] * job.prompt_tokens])
+        batch = Prompts(ids, at, to, ends, starts, tuple(lengths))
+        self._last.index_copy_(0, seated, self.decoder.prefill(batch, self.kv, self._lora(plan)))
+        self.prefilled_tokens += sum(lengths)
+        self._note(jobs)
+
+    def decode(self, jobs: Sequence[Job]) -> None:
+        """Add one token to each request."""
+        metadata, requests = self._pack([job.request.id for job in jobs])
+        plan = self._plan([_palette_index(job) for job in jobs] + [None] * (requests - len(jobs)))
+        self._issue(metadata, requests, plan)
+        self._staging.mark()
+        self.decoded_tokens += len(jobs)
+        self._note(jobs)
+
+    def warm(self, requests: Iterable[int], blocks: Sequence[int], prompts: Iterable[int]) -> None:
+        """Run steps of these shapes on scratch memory, so that kernels are compiled and graphs captured before a run.
+
+        Args:
+            requests: batch sizes of decode steps.
+            blocks: widths of their block tables.
+            prompts: tokens of single prompts.
+        """
+        for count, width in product(requests, blocks):
+            for plan in (None, self.adapters.empty_plan(count, self.device)):
+                self._issue(idle_metadata(count, count * (COLUMNS + width)), count, plan)
+        for count in prompts:
+            at, scratch = torch.arange(count, device=self.device), torch.zeros_like(self._last[:1]).expand(count)
+            bounds = torch.tensor([0, count], device=self.device)
+            batch = Prompts(scratch, at, scratch, at[-1:], bounds, (count,))
+            self.decoder.prefill(batch, self.kv, self._lora(self.adapters.empty_plan(count, self.device)))
+
+    def release(self, core: Core) -> None:
+        """Free the KV of requests that the core has let go."""
+        for id_ in [id_ for id_ in self._seats if id_ not in core.live]:
+            self._unseat(id_)
+
+    def check(self, core: Core) -> None:
+        """Raise RuntimeError with the numbers if memory here is not what the core believes; between steps only."""
+        self.release(core)
+        self.adapters.sweep()
+        self.kv.pool.check()
+        self.adapters.arena.check()
+        for job in core.running:
+            held, believed = self.kv.pool.tokens.get(job.request.id), core.held_tokens(job)
+            if held != believed:
+                msg = f"request {job.request.id} holds {held} tokens of KV, the core believes {believed}"
+                raise RuntimeError(msg)
+
+    def _pack(self, ids: Sequence[int]) -> tuple[torch.Tensor, int]:
+        """Give each request a place for one token; return the step's metadata and how many rows it is padded to."""
+        pool = self.kv.pool
+        positions = [pool.tokens[id_] for id_ in ids]
+        rows = [pool.grow(id_) for id_ in ids]
+        tables = [pool.tables[id_] for id_ in ids]
+        requests, width = len(ids), max(map(len, tables))
+        padded = None if self._graphs is None else padded_requests(requests)
+        if padded is not None:
+            requests, width = padded, padded_blocks(width)
+        more = requests - len(ids)
+        metadata = self._staging.pack(
+            [self._seats[id_] for id_ in ids] + [SCRATCH_SEAT] * more,
+            positions + [0] * more,
+            rows + [0] * more,
+            [position + 1 for position in positions] + [1] * more,
+            [block for table in tables for block in table + [NOBODYS_BLOCK] * (width - len(table))],
+            [NOBODYS_BLOCK] * (width * more),
+        )
+        return metadata, requests
+
+    def _issue(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
+        if self._graphs is not None and padded_requests(requests) == requests:
+            self._graphs.replay(metadata, requests, plan)
+        else:
+            self._step(metadata.to(self.device, non_blocking=True, copy=True), requests, plan)
+
+    @torch.inference_mode()
+    def _step(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
+        seats, positions, rows, lengths = metadata[: COLUMNS * requests].view(COLUMNS, requests)
+        tables = metadata[COLUMNS * requests :].view(requests, -1)
+        batch = NextTokens(self._last[seats], positions, rows, lengths, tables)
+        self._last.index_copy_(0, seats, self.decoder.decode(batch, self.kv, self._lora(plan)))
+
+    def _plan(self, indices: Sequence[int | None]) -> LoraPlan | None:
+        if all(index is None for index in indices):
+            return None
+        offsets = self.adapters.arena.offsets
+        key = (tuple(indices), tuple(offsets.get(index, 0) for index in {*indices} if index is not None))
+        if self._planned is None or self._planned[0] != key:  # most decode steps repeat the last one's
+            self._planned = (key, self.adapters.plan(indices, self.device))
+        return self._planned[1]
+
+    def _lora(self, plan: LoraPlan | None) -> LoraCall | None:
+        if plan is None:
+            return None
+        return LoraCall(self._backend, self.adapters.arena.flat, self.adapters.store.layout, plan)
+
+    def _seat(self, job: Job) -> None:
+        id_ = job.request.id
+        if id_ in self._seats:  # stopped and admitted again before anybody looked
+            self._unseat(id_)
+        self.kv.pool.allocate(id_, job.prompt_tokens)
+        self._seats[id_] = self._free_seats.pop()
+
+    def _unseat(self, id_: int) -> None:
+        self.kv.pool.free(id_)
+        self._free_seats.append(self._seats.pop(id_))
+
+    def _note(self, jobs: Sequence[Job]) -> None:
+        if self.emitted is not None:
+            for job in jobs:
+                self.emitted.setdefault(job.request.id, []).append(int(self._last[self._seats[job.request.id]]))
+
+
+def idle_metadata(requests: int, size: int) -> torch.Tensor:
+    """Return the metadata of a decode step in which every row is padding."""
+    metadata = torch.zeros(size, dtype=torch.int64)
+    metadata[3 * requests : COLUMNS * requests] = 1  # a length of 0 would leave attention nothing to weigh
+    return metadata
+
+
+def _palette_index(job: Job) -> int | None:
+    return None if job.slot is None else job.slot.index
