@@ -114,6 +114,15 @@ def bench(options: Options) -> Bench:
     return Bench(options, device, found, stamp_of(found, options.seed), peaks, sheet)
 
 
+def require(device: str) -> None:
+    """Raise ValueError, in one sentence, if torch or the device is not here."""
+    if find_spec("torch") is None:
+        raise ValueError(NO_TORCH)
+    from gpu_validate.probe import find_device  # noqa: PLC0415 - needs torch
+
+    find_device(device)
+
+
 def main_probe(options: Options) -> Tally:
     """Say what device this is and measure its ceilings.
 

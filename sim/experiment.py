@@ -7,8 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sim.build import deploy, play
+from sim.build import Deployment, deploy, play
 from sim.config import Loaded, load_config
+from sim.records import Records
 from sim.results import Result, Run
 from sim.trace import Trace
 
@@ -67,8 +68,12 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
         asks_every_step: simulate one decode step at a time, as the oracle of the fast path.
     """
     deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
-    records = play(deployment)
-    config = deployment.config
+    return result_of(deployment, play(deployment))
+
+
+def result_of(deployment: Deployment, records: Records) -> Result:
+    """Return what a deployment's run left behind, whoever drove it, as results."""
+    config, hardware = deployment.config, deployment.hardware
     outcome = Run(
         trace=deployment.trace,
         records=(records,),
@@ -80,7 +85,7 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
         seed=config.seed,
         kv_token_bytes=deployment.limits.kv_token_bytes,
         ttft_slo_s=config.ttft_slo_s,
-        cost_origins=deployment.hardware.origins,
-        cost_warnings=deployment.hardware.warnings(int(records.prefills["tokens"].max(initial=1))),
+        cost_origins=hardware.origins,
+        cost_warnings=hardware.warnings(int(records.prefills["tokens"].max(initial=1))),
     )
     return Result(outcome, config.model_dump(mode="json"))

@@ -148,6 +148,12 @@ def test_the_iterations_of_a_real_run_say_when_each_token_was_there() -> None:
     assert {id_: (times[0], times[-1]) for id_, times in emitted.items()} == {id_: (a, b) for id_, a, b in rows}
 
 
+def test_a_cache_smaller_than_the_core_s_budget_is_told() -> None:
+    core = open_engine(deployment("slora")).core
+    with pytest.raises(RuntimeError, match=r"40 KV blocks are fewer than the \d+ that the core's budget may take"):
+        worker_of().check(core)
+
+
 class Slow(HostCopies):
     """A link on which nothing arrives before it is told to."""
 
@@ -201,7 +207,7 @@ def test_the_link_is_kept_busy_while_a_step_runs(link: tuple[TorchDevice, Slow, 
     device, slow, slots = link
     for slot in slots[:3]:
         sent(device, slot, is_demand=True)
-    slow.arrives, slow.mark = True, Long  # type: ignore[assignment]
+    slow.arrives, slow.mark = True, Long  # type: ignore[method-assign]
     made = deployment("slora")
     core = open_engine(made).core
     end = device.run(Prefill(device.now(), 5, [job_of(device.worker, 1, 4, 0)]), core)

@@ -168,9 +168,11 @@ def test_a_backend_agrees_with_the_reference_on_a_gpu(gpu: str, name: str, modul
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["segmented", "bgmv"])
-def test_odd_features_and_bases_on_a_gpu(gpu: str, name: str) -> None:
-    world = make_world(MIXED, torch.bfloat16, module="odd", step=1, device=gpu)
+@pytest.mark.parametrize(
+    ("name", "module"), [("torch_loop", "odd"), ("grouped", "q"), ("segmented", "odd"), ("bgmv", "odd")]
+)
+def test_odd_features_and_bases_on_a_gpu(gpu: str, name: str, module: str) -> None:
+    world = make_world(MIXED, torch.bfloat16, module=module, step=1, device=gpu)
     assert world.error(usable(name)) <= TOLERANCE[torch.bfloat16]
 
 

@@ -11,7 +11,7 @@ import torch
 from gpu_validate.engine.adapters import DeviceAdapters
 from gpu_validate.engine.decoder import Decoder, NextTokens, Prompts
 from gpu_validate.engine.graphs import DecodeGraphs, padded_blocks, padded_requests
-from gpu_validate.engine.kv import NOBODYS_BLOCK, PagedKV
+from gpu_validate.engine.kv import NOBODYS_BLOCK, PagedKV, blocks_needed
 from gpu_validate.engine.staging import Staging
 from gpu_validate.lora.backends import Backend
 from gpu_validate.lora.layout import Layout
@@ -162,6 +162,10 @@ class Worker:
         self.adapters.sweep()
         self.kv.pool.check()
         self.adapters.arena.check()
+        needed = blocks_needed(core.memory.limits, core.options.running_requests)
+        if self.kv.pool.blocks < needed:
+            msg = f"{self.kv.pool.blocks} KV blocks are fewer than the {needed} that the core's budget may take"
+            raise RuntimeError(msg)
         for job in core.running:
             held, believed = self.kv.pool.tokens.get(job.request.id), core.held_tokens(job)
             if held != believed:

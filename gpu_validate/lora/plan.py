@@ -99,8 +99,9 @@ class LoraPlan:
     @cached_property
     def groups(self) -> list[Group]:
         """Return, from the host's memory, the distinct adapters with work, by slot."""
-        starts = self._work.stops - self._work.counts
-        columns = (self._work.adapters, starts, self._work.stops, *self._work[2:0:-1], self._work.scales)
+        work = self._work
+        starts = work.stops - work.counts
+        columns = (work.adapters, starts, work.stops, work.bases, work.ranks, work.scales)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [Group(slot, *row) for slot, row in enumerate(rows, start=1)]
 
@@ -191,7 +192,7 @@ def make_plan(
     work, slots = _work(used, np.bincount(inverse, minlength=len(distinct)), ranks, bases, scales)
     row_slot = slots[inverse]
     host = _tables(work, row_slot, tile)
-    aligned = not np.any((work.ranks | work.bases) % _ALIGNMENT)
+    aligned = not ((work.ranks | work.bases) % _ALIGNMENT).any()
     max_rank = int(work.ranks[0]) if len(work.ranks) else 0
     return _send(host, work, tile, max_rank, aligned=aligned, device=torch.device(device))
 
@@ -235,7 +236,7 @@ def _check(used: Ints, ranks: Sequence[int], bases: Sequence[int], scales: Seque
 
 
 def _check_used(ranks: Ints, bases: Ints) -> None:
-    if len(ranks) and (ranks.min() < 0 or bases.min() < 0):
+    if ((ranks | bases) < 0).any():
         msg = f"neither a rank nor a base may be negative, got {ranks.min()} and {bases.min()} as the least of each"
         raise ValueError(msg)
 

@@ -147,12 +147,72 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument for each flag
     as_json: options.AsJson = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Compare the simulator with a server's log; needs no GPU."""
-    given = {"hardware": hardware, "model": model, "changes": tuple(sets or ()), "ranks": rank, "repeat": repeat}
     from gpu_validate.compare import run_compare  # noqa: PLC0415 - the optional half of the house
 
-    report = run_compare(log, run, system=system or "chameleon", **given, load=load, seed=seed, out=out)
+    report = run_compare(
+        log,
+        run,
+        system=system or "chameleon",
+        hardware=hardware,
+        model=model,
+        changes=tuple(sets or ()),
+        ranks=rank,
+        repeat=repeat,
+        load=load,
+        seed=seed,
+        out=out,
+    )
     text = report.pop("text")
     typer.echo(json.dumps(report, indent=2) if as_json else text)
+
+
+@app.command("check")
+def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
+    out: Folder,
+    hardware: Annotated[str, typer.Option("--hardware", help="Profile under test: `gpu fit` wrote one.")],
+    system: Annotated[
+        list[str] | None, typer.Option("--system", "-s", help="Repeatable; the first is the baseline. [default: slora]")
+    ] = None,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option("--rate", "--request-rate", parser=options.positive_number, help="Repeatable. [default: 9]"),
+    ] = None,
+    requests: options.Requests = None,
+    model: options.ModelName = None,
+    sets: options.Sets = None,
+    seed: options.Seed = 1000,
+    capacity: Annotated[
+        float | None,
+        typer.Option("--capacity", parser=options.positive_number, metavar="RPS", help="Measured highest rate."),
+    ] = None,
+    repeats: Annotated[bool, typer.Option("--repeat", help="Serve each run twice: the noise floor.")] = False,  # noqa: FBT002 - a flag
+    device: Device = "cuda",
+    backend: Annotated[str, typer.Option("--lora", help="LoRA kernels of the engine.")] = "segmented",
+    eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Serve a workload for real and hold the simulator against it, requests, iterations and gains.
+
+    The profile is hashed first. A target that is missed is printed as not supported.
+    """
+    from gpu_validate.checking import Plan, run_check  # noqa: PLC0415
+    from gpu_validate.live import Setup  # noqa: PLC0415
+
+    _commands().require(device)
+    plan = Plan(
+        systems=tuple(system or ["slora"]),
+        rates=tuple(rate or [9.0]),
+        requests=requests or 1000,
+        hardware=hardware,
+        model=model,
+        changes=tuple(sets or ()),
+        seed=seed,
+        capacity=capacity,
+        repeats=repeats,
+        setup=Setup(device="cpu" if device == "cpu" else "cuda", backend=backend, uses_graphs=not eager),
+        out=out,
+    )
+    for text in run_check(plan):
+        typer.echo(text)
 
 
 def _commands() -> Any:

@@ -1,0 +1,137 @@
+"""Serves a workload for real with the mini engine, and simulates the very same requests: the two sides of a check."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from gpu_validate.observed import Observed, counters_of, from_result
+from gpu_validate.replay import Replay
+from sim.build import deploy, jobs
+from sim.config import Loaded
+from sim.experiment import execute, result_of
+from sim.results import Result
+from sim.ticks import TICKS_PER_S, to_ticks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gpu_validate.engine.build import Engine
+    from gpu_validate.engine.device import Iteration
+
+DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
+
+
+class Setup(NamedTuple):
+    """How the engine executes.
+
+    Attributes:
+        device: cuda, or cpu with tiny dimensions, which shows that it works and says nothing about time.
+        backend: LoRA kernels, a name that `gpu_validate.lora` knows.
+        uses_graphs: whether decode steps are captured as CUDA graphs.
+        seed: of the weights.
+    """
+
+    device: Literal["cpu", "cuda"] = "cuda"
+    backend: str = "segmented"
+    uses_graphs: bool = True
+    seed: int = 0
+
+
+class Served(NamedTuple):
+    """One real run: its results, and the run as the report wants it."""
+
+    result: Result
+    observed: Observed
+
+
+def simulate(loaded: Loaded) -> Observed:
+    """Return the simulated side."""
+    return from_result(execute(loaded), "simulated")
+
+
+def serve(loaded: Loaded, setup: Setup, label: str = "measured") -> Served:
+    """Serve the configured workload in real time and return what happened.
+
+    The core, the policies, the memory limits and the requests are those that the simulator uses; only time is the
+    device's. Arrivals are the trace's own: each is stamped with the instant at which it was due.
+
+    Raises:
+        ValueError: if the engine cannot be built.
+        RuntimeError: if the backend cannot be used here.
+    """
+    from gpu_validate.engine.build import open_engine  # noqa: PLC0415 - needs torch
+
+    deployment = deploy(loaded, asks_every_step=True)
+    engine = open_engine(
+        deployment,
+        device=setup.device,
+        backend=setup.backend,
+        clock="real",
+        copy_mode=copy_mode(loaded),
+        distinct_bytes=DISTINCT_BYTES if setup.device == "cuda" else None,
+        uses_graphs=setup.uses_graphs,
+        seed=setup.seed,
+    )
+    _warm(engine, int((deployment.trace.prompt_tokens + deployment.trace.output_tokens).max(initial=1)))
+    poll = to_ticks(loaded.config.admission.idle_poll_s)
+    with _undisturbed():
+        requests = jobs(deployment, engine.core.adapters.palette)
+        Replay(engine.core, engine.device, requests, engine.records, idle_poll_ticks=poll).run()
+    result = result_of(deployment, engine.records)
+    iterations = iterations_table(getattr(engine.device, "iterations", []))
+    return Served(result, Observed(label, result.requests, iterations, counters_of(result.summary)))
+
+
+def copy_mode(loaded: Loaded) -> str:
+    """Return how the engine copies an adapter: S-LoRA's way if the configuration moves each twice."""
+    loading = loaded.config.loading
+    if loading.copies >= 2:
+        return "slora_double"
+    return "per_layer" if loading.ops_per_layer else "flat"
+
+
+def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
+    """Return a row per real iteration, with the time that the cost model gives that very iteration."""
+    import pandas as pd  # noqa: PLC0415 - takes seconds to import
+
+    rows = [
+        (
+            one.start / TICKS_PER_S,
+            (one.end - one.start) / TICKS_PER_S,
+            (one.issued - one.start) / TICKS_PER_S,
+            one.planned / TICKS_PER_S,
+            "prefill" if one.is_prefill else "decode",
+            one.requests,
+            one.tokens,
+        )
+        for one in iterations
+    ]
+    return pd.DataFrame(rows, columns=["start_s", "duration_s", "issue_s", "predicted_s", "kind", "requests", "tokens"])
+
+
+def _warm(engine: Engine, longest_tokens: int) -> None:
+    """Run every shape that the run may meet once, so that kernels are compiled and graphs captured beforehand."""
+    from gpu_validate.engine.graphs import BUCKETS, padded_blocks  # noqa: PLC0415 - needs torch
+
+    worker = engine.device.worker
+    if worker.device.type != "cuda":
+        return
+    widest = padded_blocks(-(-longest_tokens // 16))
+    widths = [1 << power for power in range(widest.bit_length())]
+    worker.warm([bucket for bucket in BUCKETS if bucket <= 64], widths, [16, 128, 512, 2048])
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep Python's collector out of a real-time run; it would show as stalls."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
