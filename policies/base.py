@@ -69,7 +69,9 @@ class Facts:
 
     Attributes:
         kv_token_bytes: bytes of K and V of one token over all layers.
-        pool_tokens: KV tokens that the engine may hold at once.
+        kv_tokens: KV tokens that the engine may hold at once.
+        memory_tokens: memory that KV and adapters have together, as KV tokens.
+        admit_every_steps: decode steps between admission rounds while the engine is busy.
         batch_prompt_tokens: prompt tokens that one prefill iteration may take.
         max_prompt_tokens: longest prompt of the workload (Chameleon's MaxInput).
         max_output_tokens: longest output of the workload (Chameleon's MaxOutput).
@@ -79,7 +81,9 @@ class Facts:
     """
 
     kv_token_bytes: int
-    pool_tokens: int
+    kv_tokens: int
+    memory_tokens: int
+    admit_every_steps: int
     batch_prompt_tokens: int
     max_prompt_tokens: int
     max_output_tokens: int

@@ -16,6 +16,7 @@ Size = Literal["wrs", "output"]
 Maxima = Literal["trace", "running"]
 ChargeAdapter = Literal["per_request", "once"]
 Lending = Literal["pool", "net"]
+Total = Literal["memory", "kv"]
 MEMORY = (Refusal.KV, Refusal.ADAPTER)
 
 
@@ -74,6 +75,7 @@ class LaneScheduler(Scheduler):
         bypass: bool,
         bypass_lookahead: int | None,
         squash: bool,
+        total: Total,
     ) -> None:
         self.a = at_least("a", a, 0)
         self.b = at_least("b", b, 0)
@@ -85,6 +87,7 @@ class LaneScheduler(Scheduler):
         self.bypass = bypass
         self.bypass_lookahead = None if bypass_lookahead is None else at_least("bypass_lookahead", bypass_lookahead, 1)
         self.squash = squash
+        self.total = one_of("total", total, get_args(Total))
         self._sizer = Sizer(a=a, b=b, size=size, maxima=maxima, base_share=base_share)
         self._queues: list[deque[Request]] = [deque() for _ in range(at_least("lanes", lanes, 1))]
         self._ledger = SharedLedger(lanes) if charge_adapter == "once" else Ledger(lanes)
@@ -115,8 +118,8 @@ class LaneScheduler(Scheduler):
         """Give one lane the whole pool."""
         self._sizer.start(facts)
         self._ledger.start(facts)
-        self._total_tokens = facts.pool_tokens
-        self._divide([], [facts.pool_tokens])
+        self._total_tokens = facts.memory_tokens if self.total == "memory" else facts.kv_tokens
+        self._divide([], [self._total_tokens])
 
     def arrived(self, request: Request, now: float) -> None:
         """Queue a new request at the end of its lane, one that was stopped at the head."""

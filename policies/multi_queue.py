@@ -9,7 +9,7 @@ import numpy as np
 from policies.arguments import above, at_least, one_of
 from policies.base import Batch, Facts, FloatArray, IntArray, Request
 from policies.clustering import Choice, choose_k, cutoffs, partitions, sample
-from policies.lanes import ChargeAdapter, LaneScheduler, Lending, Maxima, Size
+from policies.lanes import ChargeAdapter, LaneScheduler, Lending, Maxima, Size, Total
 
 Remainder = Literal["minimum", "equal"]
 
@@ -122,6 +122,7 @@ class MultiQueue(LaneScheduler):
         bypass: whether a younger request may pass a head whose adapter finds no room.
         bypass_lookahead: younger requests that are looked at; None for the whole lane.
         squash: whether a request that has passed gives way once the head could run in its place.
+        total: tokens that quotas share out: of all "memory" for KV and adapters, since both are charged, or of "kv".
     """
 
     name = "multi-queue"
@@ -146,6 +147,7 @@ class MultiQueue(LaneScheduler):
         bypass: bool = True,
         bypass_lookahead: int | None = 32,
         squash: bool = True,
+        total: Total = "memory",
     ) -> None:
         super().__init__(
             lanes=at_least("max_lanes", max_lanes, 1),
@@ -159,6 +161,7 @@ class MultiQueue(LaneScheduler):
             bypass=bypass,
             bypass_lookahead=bypass_lookahead,
             squash=squash,
+            total=total,
         )
         self.max_lanes = max_lanes
         self.choice = one_of("choice", choice, get_args(Choice))
@@ -208,7 +211,7 @@ class MultiQueue(LaneScheduler):
             k = choose_k([clusters.wcss for clusters in found], self.choice, self.elbow)
             cuts = cutoffs(found[k - 1].centroids)
             minimum = window.minimum_tokens(cuts, now, facts, self.refresh_s)
-            quotas = divide(facts.pool_tokens, minimum, self.remainder)
+            quotas = divide(self._total_tokens, minimum, self.remainder)
             self._divide(cuts, quotas)
             self.divisions.append(Division(now, tuple(cuts), tuple(quotas), tuple(minimum.tolist())))
         self._window = Window(now)
@@ -235,6 +238,7 @@ class StaticLanes(LaneScheduler):
         bypass: bool = True,
         bypass_lookahead: int | None = 32,
         squash: bool = True,
+        total: Total = "memory",
     ) -> None:
         super().__init__(
             lanes=lanes,
@@ -248,6 +252,7 @@ class StaticLanes(LaneScheduler):
             bypass=bypass,
             bypass_lookahead=bypass_lookahead,
             squash=squash,
+            total=total,
         )
         self.lanes = lanes
 
@@ -256,4 +261,4 @@ class StaticLanes(LaneScheduler):
         super().start(facts)
         largest = 1.0 if self.size == "output" else self.a + self.b
         cuts = [largest * i / self.lanes for i in range(1, self.lanes)]
-        self._divide(cuts, [facts.pool_tokens // self.lanes] * self.lanes)
+        self._divide(cuts, [self._total_tokens // self.lanes] * self.lanes)

@@ -40,21 +40,27 @@ class SLoRAPrefetch(Prefetch):
     """Bring in the adapters of the next batch, guessed by its prompt tokens alone, at two steps between admissions.
 
     Attributes:
-        at_steps: decode steps since the last admission.
+        at_steps: decode steps since the last admission; None for S-LoRA's own, half the admission period and three
+            before its end (5 and 7 of 10), as far as the period has them.
     """
 
     name = "slora"
     source = "S-LoRA/S-LoRA, router/manager.py"
     only_waiting = True
+    asks_at_steps: tuple[int, ...] = ()
 
-    def __init__(self, *, at_steps: tuple[int, ...] = (5, 7)) -> None:
-        self.at_steps = at_steps
-        self.asks_at_steps = tuple(at_least("at_steps", step, 0) for step in at_steps)
+    def __init__(self, *, at_steps: tuple[int, ...] | None = None) -> None:
+        self.at_steps = None if at_steps is None else tuple(at_least("at_steps", step, 0) for step in at_steps)
         self._prompt_tokens = 0
 
     def start(self, facts: Facts) -> None:
-        """Learn how many prompt tokens one prefill takes."""
+        """Learn how many prompt tokens one prefill takes, and when admissions are."""
         self._prompt_tokens = facts.batch_prompt_tokens
+        period = facts.admit_every_steps
+        own = sorted({period // 2, period - 3})
+        self.asks_at_steps = (
+            tuple(step for step in own if 0 <= step < period) if self.at_steps is None else self.at_steps
+        )
 
     def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:  # noqa: ARG002 - no clock
         """Yield each distinct adapter of the waiting requests that fit into one prefill together."""

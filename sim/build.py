@@ -27,6 +27,7 @@ from sim.workload import make_trace, streams
 from sim.yamlfile import ConfigError
 
 UNLIMITED = 1 << 62
+LONGEST_SPAN_S = 4e6  # int64 picoseconds end at 9.2e6 s, and queues need time to empty
 ROWS_AT_ONCE = 4096  # a million requests as Python ints would take as much memory as all records
 # S-LoRA's max_req_total_len; its batch_max_tokens is max(pool / 6, this), so that all it accepts can be prefilled.
 LONGEST_REQUEST_TOKENS = 3072
@@ -85,6 +86,7 @@ def deploy(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool 
     config = loaded.config
     hardware, model = load_hardware(config.hardware), load_model(config.model)
     trace = make_trace(config.workload, config.seed) if trace is None else trace
+    _check_span(trace)
     costs = CostModel(
         hardware,
         model,
@@ -174,6 +176,16 @@ def memory_limits(config: RunConfig, hardware: Hardware, model: Model) -> Memory
     return _reserved(config, card, asked, token)
 
 
+def _check_span(trace: Trace) -> None:
+    span_s = float(trace.arrival_s.max(initial=0.0))
+    if span_s > LONGEST_SPAN_S:
+        msg = (
+            f"workload: {len(trace)} requests arrive over {span_s:.3g} s; at most {LONGEST_SPAN_S:.3g} s can be "
+            "simulated in picoseconds - ask for fewer requests or a higher rate"
+        )
+        raise ConfigError([msg])
+
+
 def _reserved(config: RunConfig, card: int, pool_tokens: int | None, token: int) -> MemoryLimits:
     region = config.adapters.reserved_bytes
     if region is None or not 0 < region < card:
@@ -207,7 +219,9 @@ def _facts(
 ) -> Facts:
     return Facts(
         kv_token_bytes=limits.kv_token_bytes,
-        pool_tokens=limits.total_bytes // limits.kv_token_bytes,
+        kv_tokens=limits.kv_limit_bytes // limits.kv_token_bytes,
+        memory_tokens=limits.total_bytes // limits.kv_token_bytes,
+        admit_every_steps=options.admit_every_steps,
         batch_prompt_tokens=options.batch_prompt_tokens,
         max_prompt_tokens=int(trace.prompt_tokens.max(initial=1)),
         max_output_tokens=int(trace.output_tokens.max(initial=1)),

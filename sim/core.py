@@ -190,13 +190,16 @@ class Core:
     def _take_memory(self, job: Job, now: int) -> None:
         kv_bytes = job.prompt_tokens * self.memory.token_bytes
         absent = 0 if job.slot is None or job.slot.held else job.slot.size
-        if not self.memory.make_room(kv_bytes, absent, now):
+        before = len(self.memory.held)
+        has_room = self.memory.make_room(kv_bytes, absent, now)
+        self.ledger.forced(before - len(self.memory.held))
+        if not has_room:
             msg = f"admitted {job.request!r} without room for it"
             raise RuntimeError(msg)
         self.memory.kv_bytes += kv_bytes
 
     def _admit(self, now: int) -> None:
-        if not (self.waiting and self.clock.is_due(self.step, is_busy=bool(self.live))):
+        if not (self.waiting and self.clock.is_due(self.step, is_busy=bool(self.running))):
             return
         self.clock.asked()
         batch = Round(self, now)
@@ -251,7 +254,7 @@ class Core:
         for job in jobs:
             if job.is_set_aside:
                 self.peak.take_up(job, self.step)
-        self.ledger.prefill_starts(jobs, now)
+        self.ledger.prefill_starts(jobs, now, waited_together=self.options.blocks_on_load)
         return Prefill(now, self.costs.prefill(*prefill_arguments(jobs)), jobs)
 
     def _prefilled(self, step: Prefill, now: int) -> None:

@@ -171,7 +171,8 @@ class Replica:
         if self._timer_s != due_s:
             return  # it was forgotten; waking the engine for nothing could start a round before its time
         self._timer_s = None
-        self._fruitless += 1
+        is_stuck = self.is_last_call and not self.core.live
+        self._fruitless = self._fruitless + 1 if is_stuck else 0
         if self._fruitless > MAX_FRUITLESS_TIMERS:
             waiting = len(self.core.waiting)
             msg = f"{waiting} requests wait in an idle engine and {MAX_FRUITLESS_TIMERS} timers changed nothing"

@@ -65,7 +65,7 @@ class Ledger:
         self.records.evictions.add((now, slot.index))
 
     def forced(self, evictions: int) -> None:
-        """Idle adapters had to leave so that running requests could grow."""
+        """Idle adapters had to leave so that admitted requests could have their memory."""
         self.records.forced_evictions += evictions
 
     def memory(self, now: int, memory: GpuMemory) -> None:
@@ -82,11 +82,12 @@ class Ledger:
             self.records.stalls.add((self._stall_start, now - self._stall_start))
             self._stall_start = None
 
-    def prefill_starts(self, jobs: list[Job], now: int) -> None:
-        """A prefill iteration starts."""
+    def prefill_starts(self, jobs: list[Job], now: int, *, waited_together: bool) -> None:
+        """A prefill iteration starts; where all have waited for all adapters, that wait is everybody's."""
         for job in jobs:
             if job.prefill_start == NEVER:
                 job.prefill_start = now
+                job.ready = now if waited_together else job.ready
 
     def prefilled(self, step: Prefill, now: int) -> None:
         """A prefill iteration has ended."""

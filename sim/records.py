@@ -37,7 +37,7 @@ REQUEST_COLUMNS = (
     "status",  # index into STATUSES
     "arrival",
     "admitted",  # first admission
-    "ready",  # adapter usable on the GPU
+    "ready",  # its adapter usable; in an engine that blocks: those of its whole mini-batch
     "prefill_start",
     "first_token",
     "finish",
@@ -78,7 +78,5 @@ class Records:
         self.stalls = Table(("start", "ticks"))  # the engine stood still for a blocking load
         self.rejections: dict[int, str] = {}  # request id -> reason
         self.useful_prefetches: dict[int, int] = {}  # palette index -> prefetched copies that a request then used
-        self.forced_evictions = (
-            0  # idle adapters that left so that admitted requests could grow (the released S-LoRA raises here)
-        )
+        self.forced_evictions = 0  # idle adapters that left for the memory of admitted requests
         self.end = 0  # tick of the last event

@@ -271,7 +271,8 @@ def _verdict(numbers: Summary, *, is_late: bool) -> Summary:
     )
     is_growing = last >= GROWTH * first and numbers["trend_z"] >= TREND_Z
     is_deep = numbers["max_delay_s"] >= DEEP_SHARE * span_s > 0
-    verdict = "overloaded" if is_late and is_growing else "backlogged" if is_late or is_deep else "stable"
+    waits = is_late or is_deep or is_growing
+    verdict = "overloaded" if is_late and is_growing else "backlogged" if waits else "stable"
     reason = (
         f"{first:.3g} requests waited in the first half of {span_s:.4g} s of arrivals, {last:.3g} in the last quarter; "
         f"the queue emptied {drain_s:.3g} s later, {numbers['never_admitted']} requests never left it"

@@ -180,6 +180,8 @@ class Reference:
             row.ready = max(self.now, self.loaded_by(row.adapter))
         tokens = [row.prompt for row in fresh]
         self.now = max([self.now, *(row.ready for row in fresh if row.ready is not None)])
+        for row in fresh:
+            row.ready = self.now  # the engine stands still for all of them together
         self.now += self.costs.prefill(len(fresh), sum(tokens), sum(t * t for t in tokens), *self.ranks(fresh))
         self.running += fresh
         for row in fresh:

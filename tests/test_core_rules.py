@@ -262,8 +262,13 @@ def test_others_are_admitted_while_an_adapter_loads_in_the_background() -> None:
 
 def test_a_blocked_batch_waits_for_all_of_its_adapters() -> None:
     world = World([(0, 1, 1, 0), (0, 1, 1, 1)], [(8, 500), (8, 700)], costs=PLAIN)
-    assert told(world, "ready") == [500, 1200]
+    assert told(world, "ready") == [1200, 1200]
     assert told(world, "prefill_start") == [1200, 1200]
+
+
+def test_where_loads_overlap_each_request_is_ready_with_its_own_adapter() -> None:
+    world = World([(0, 1, 1, 0), (0, 1, 1, 1)], [(8, 500), (8, 700)], costs=PLAIN, blocks_on_load=False)
+    assert told(world, "ready") == [500, 1200]
 
 
 def test_where_an_adapter_was_when_its_request_was_admitted() -> None:

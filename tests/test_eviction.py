@@ -15,7 +15,9 @@ from policies.frequency import SlidingCount
 
 FACTS = Facts(
     kv_token_bytes=1,
-    pool_tokens=1000,
+    kv_tokens=1000,
+    memory_tokens=1000,
+    admit_every_steps=10,
     batch_prompt_tokens=1000,
     max_prompt_tokens=100,
     max_output_tokens=100,

@@ -53,7 +53,9 @@ def told(worker: Worker, steps: int = 14) -> dict[int, list[int]]:
 
 def test_padding_changes_nothing_that_is_said() -> None:
     padded = worker_of()
-    padded._graphs = EagerGraphs(padded._step, idle_metadata, padded.adapters.max_rank)
+    padded._graphs = EagerGraphs(
+        padded._step, idle_metadata, padded.adapters.max_rank, is_aligned=padded.adapters.is_aligned
+    )
     assert told(padded) == told(worker_of())
     assert len(padded._graphs) > 3
     assert torch.isfinite(padded.kv.cache).all()
@@ -63,7 +65,9 @@ def test_padding_changes_nothing_that_is_said() -> None:
 def test_warming_up_changes_nothing_that_is_said(has_graphs: bool) -> None:
     worker = worker_of()
     if has_graphs:
-        worker._graphs = EagerGraphs(worker._step, idle_metadata, worker.adapters.max_rank)
+        worker._graphs = EagerGraphs(
+            worker._step, idle_metadata, worker.adapters.max_rank, is_aligned=worker.adapters.is_aligned
+        )
     worker.warm([1, 4], [1, 2], [1, 20])
     assert worker._graphs is None or len(worker._graphs) == 8
     assert told(worker) == told(worker_of())

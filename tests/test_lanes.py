@@ -16,7 +16,9 @@ from policies.tokens import Ledger, SharedLedger
 
 FACTS = Facts(
     kv_token_bytes=10,
-    pool_tokens=1000,
+    kv_tokens=1000,
+    memory_tokens=1000,
+    admit_every_steps=10,
     batch_prompt_tokens=500,
     max_prompt_tokens=100,
     max_output_tokens=50,

@@ -14,7 +14,9 @@ from policies.multi_queue import MultiQueue, StaticLanes
 
 FACTS = Facts(
     kv_token_bytes=100,
-    pool_tokens=400,
+    kv_tokens=400,
+    memory_tokens=400,
+    admit_every_steps=10,
     batch_prompt_tokens=10**6,
     max_prompt_tokens=100,
     max_output_tokens=100,

@@ -472,7 +472,7 @@ def test_the_guide_s_other_commands_name_what_is_there(guide: Path) -> None:
 
 
 def facts() -> Facts:
-    return Facts(1, 1, 1, 1, 1, 1, 1.0, lambda adapter: float(adapter.size_bytes))
+    return Facts(1, 1, 1, 1, 1, 1, 1, 1, 1.0, lambda adapter: float(adapter.size_bytes))
 
 
 def test_the_guide_s_cache_keeps_what_is_used_recent_and_slow_to_load(guide: Path) -> None:

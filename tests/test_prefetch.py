@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,9 @@ A = Adapter("a", 8, 10)
 B = Adapter("b", 16, 20)
 FACTS = Facts(
     kv_token_bytes=1,
-    pool_tokens=1000,
+    kv_tokens=1000,
+    memory_tokens=1000,
+    admit_every_steps=10,
     batch_prompt_tokens=100,
     max_prompt_tokens=100,
     max_output_tokens=100,
@@ -72,9 +75,20 @@ def test_slora_stops_at_the_first_request_that_does_not_fit() -> None:
     assert list(slora().wanted([long, short], 0.0)) == []
 
 
-def test_slora_asks_at_two_steps_and_evicts_nothing() -> None:
-    assert (slora().asks_at_steps, slora().may_evict) == ((5, 7), False)
-    assert SLoRAPrefetch(at_steps=(3,)).asks_at_steps == (3,)
+def test_slora_asks_at_half_the_admission_period_and_three_steps_before_its_end() -> None:
+    asked = {}
+    for period in (0, 1, 2, 5, 6, 10):
+        policy = SLoRAPrefetch()
+        policy.start(replace(FACTS, admit_every_steps=period))
+        asked[period] = policy.asks_at_steps
+    assert asked == {0: (), 1: (0,), 2: (1,), 5: (2,), 6: (3,), 10: (5, 7)}
+    assert slora().may_evict is False
+
+
+def test_slora_asks_at_other_steps_if_it_is_told_to() -> None:
+    policy = SLoRAPrefetch(at_steps=(3,))
+    policy.start(FACTS)
+    assert policy.asks_at_steps == (3,)
 
 
 def test_a_bad_keyword_is_named_with_what_is_allowed() -> None:

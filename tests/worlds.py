@@ -162,7 +162,9 @@ def replay(world: World) -> tuple[Core, Records]:
 def _facts(world: World, limits: MemoryLimits) -> Facts:
     return Facts(
         kv_token_bytes=world.kv_token_bytes,
-        pool_tokens=limits.kv_limit_bytes // world.kv_token_bytes,
+        kv_tokens=limits.kv_limit_bytes // world.kv_token_bytes,
+        memory_tokens=limits.total_bytes // world.kv_token_bytes,
+        admit_every_steps=world.admit_every_steps,
         batch_prompt_tokens=world.batch_prompt_tokens,
         max_prompt_tokens=max((row[1] for row in world.requests), default=1),
         max_output_tokens=max((row[2] for row in world.requests), default=1),

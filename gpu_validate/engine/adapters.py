@@ -111,6 +111,11 @@ class DeviceAdapters:
         self._slots: dict[int, AdapterSlot] = {}
 
     @property
+    def is_aligned(self) -> bool:
+        """Whether all ranks allow the kernels' wide loads; the arena's bases always do."""
+        return all(rank % _WIDE == 0 for rank in self.store.ranks)
+
+    @property
     def max_rank(self) -> int:
         """The largest rank in the store."""
         return max(self.store.ranks, default=0)
@@ -169,8 +174,7 @@ class DeviceAdapters:
         """Return a plan without work that launches what a plan with work would."""
         ranks = self.store.ranks
         plan = make_plan([None] * tokens, ranks, self._bases, self.store.scales, device=device)
-        aligned_to = all(rank % _WIDE == 0 for rank in ranks)
-        return plan.padded(tokens, max_rank=self.max_rank, aligned=aligned_to)
+        return plan.padded(tokens, max_rank=self.max_rank, aligned=self.is_aligned)
 
     def sweep(self) -> None:
         """Free what the core no longer holds."""

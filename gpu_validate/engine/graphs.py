@@ -41,9 +41,18 @@ class DecodeGraphs:
         body: the step: device metadata, number of requests, plan; it must only read and write fixed tensors.
         idle_metadata: (requests, metadata elements) -> metadata of a step on scratch memory alone, to warm up with.
         max_rank: largest rank that plans will have.
+        is_aligned: whether all their ranks allow wide loads.
     """
 
-    def __init__(self, body: StepBody, idle_metadata: Callable[[int, int], torch.Tensor], max_rank: int) -> None:
+    def __init__(
+        self,
+        body: StepBody,
+        idle_metadata: Callable[[int, int], torch.Tensor],
+        max_rank: int,
+        *,
+        is_aligned: bool,
+    ) -> None:
+        self._is_aligned = is_aligned
         self._body = body
         self._idle_metadata = idle_metadata
         self._max_rank = max_rank
@@ -86,4 +95,4 @@ class DecodeGraphs:
         return Captured(graph, metadata, plan)
 
     def _fixed(self, plan: LoraPlan, requests: int) -> LoraPlan:
-        return plan.padded(requests, max_rank=self._max_rank, aligned=False)
+        return plan.padded(requests, max_rank=self._max_rank, aligned=self._is_aligned)

@@ -92,7 +92,9 @@ class Worker:
         self._free_seats = list(range(seats, SCRATCH_SEAT, -1))
         self._staging = Staging(self.device)
         self._graphs = (
-            DecodeGraphs(self._step, idle_metadata, adapters.max_rank) if uses_graphs and backend.capturable else None
+            DecodeGraphs(self._step, idle_metadata, adapters.max_rank, is_aligned=adapters.is_aligned)
+            if uses_graphs and backend.capturable
+            else None
         )
         self._planned: tuple[Key, LoraPlan | None] | None = None
 
