@@ -1,1 +1,1 @@
-"""The GPU harness: measure, fit and replay. Not built yet; README.md says what will be here."""
+"""The GPU harness: measure, fit, and replay the same core in real time. Nothing here is imported unless it is used."""

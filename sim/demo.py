@@ -57,8 +57,9 @@ PRINTED: dict[str, tuple[str, str, str]] = {
 ASSUMPTIONS = (
     "The gain depends on: whether S-LoRA's adapters are charged to a small KV pool (paper-fit) or have the whole card "
     "(physical); loads that block the engine and move every adapter twice; S-LoRA's prefetch on; admission every 10 "
-    "decode steps for all systems; lengths divided by 7; adapter popularity Zipf(1) within each rank. "
-    "The paper prints neither pool size, length scale nor exponent."
+    "decode steps for all systems; lane quotas that share out all memory and so hardly bind (shared out over the small "
+    "pool, scheduler.total=kv, they overload Chameleon as they do chameleon-no-cache); lengths divided by 7; adapter "
+    "popularity Zipf(1) within each rank. The paper prints neither pool, quota total, length scale nor exponent."
 )
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sim.arrivals import GammaArrivals
 from sim.config import Loaded, RunConfig
 from sim.experiment import execute
 from sim.results import Result
@@ -112,6 +113,7 @@ def save(result: Result, config: RunConfig, directory: Path, *, detailed: bool =
         date=datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
         label=config.name,
         request_rate=_own_rate(result) if rate is None else rate,
+        burstiness=_burstiness(config),
         slos_ms={"ttft": config.ttft_slo_s * 1e3},
         config_hash=config_hash(config),
         policy={seam: getattr(config, seam) for seam in SEAMS},
@@ -161,6 +163,12 @@ def _rate(values: Sequence[float | None]) -> dict[str, float | int | None] | Non
 
 def _spelt_out(one: Interval) -> dict[str, float | int | None]:
     return {"mean": one.estimate, "ci95_low": one.low, "ci95_high": one.high, "n_reps": one.n}
+
+
+def _burstiness(config: RunConfig) -> float:
+    """Return vLLM's word for how even arrivals are: 1/cv^2 of gamma gaps, 1 for Poisson and what has no such number."""
+    arrivals = config.workload.arrivals
+    return 1 / arrivals.cv**2 if isinstance(arrivals, GammaArrivals) else 1.0
 
 
 def _own_rate(result: Result) -> float:

@@ -225,7 +225,8 @@ def _sim(run: Run, summary: Summary, meta: BenchMeta) -> dict[str, Any]:
         "lora": {
             "num_adapters": sum(spec is not None for spec in run.trace.palette),
             "hit_rate": adapters["hit_rate"],
-            "loads": adapters["loads"] + adapters["prefetches"],
+            "loads": adapters["loads"],
+            "prefetches": adapters["prefetches"],
             "bytes_h2d": adapters["bytes_loaded"],
             "pcie_utilisation": link["utilisation"],
             "evictions": adapters["evictions"],

@@ -394,3 +394,9 @@ def test_a_request_that_starts_late_is_admitted_only_if_its_whole_size_fits_besi
     records = play(world)[1]
     assert records.requests["admitted"].tolist() == [0, 11400]
     assert records.requests["finish"].tolist() == [11400, 23100]
+
+
+def test_an_engine_that_only_waits_for_an_overlapped_load_takes_who_needs_none() -> None:
+    world = World([(0, 1, 1, 0), (10, 1, 1, None)], [(8, 500)], costs=PLAIN, blocks_on_load=False, admit_every_steps=10)
+    assert told(world, "admitted") == [0, 10]
+    assert told(world, "prefill_start") == [500, 10]

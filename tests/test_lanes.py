@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.base import Adapter, Facts, Request
 from policies.lanes import Maxima, Size, Sizer
-from policies.multi_queue import Window, divide
+from policies.multi_queue import MultiQueue, Window, divide
 from policies.tokens import Ledger, SharedLedger
 
 FACTS = Facts(
@@ -196,3 +196,13 @@ def test_quotas_never_exceed_the_total(minimum: list[float], equal: bool) -> Non
     quotas = divide(997, np.array(minimum), "equal" if equal else "minimum")
     assert sum(quotas) <= 997
     assert min(quotas) >= 0
+
+
+def test_quotas_share_out_all_memory_or_the_kv_pool_alone() -> None:
+    small_pool = replace(FACTS, kv_tokens=300, memory_tokens=1000)
+    quotas = {}
+    for total in ("memory", "kv"):
+        scheduler = MultiQueue(total=total)  # type: ignore[arg-type]
+        scheduler.start(small_pool)
+        quotas[total] = scheduler.quotas
+    assert quotas == {"memory": (1000,), "kv": (300,)}

@@ -131,3 +131,14 @@ def test_the_same_values_have_the_same_hash() -> None:
     same = load_config("chameleon", ["workload.requests=60", "workload.rate_per_s=5.0"])
     assert config_hash(same.config) == config_hash(SMALL.config)
     assert config_hash(load_config("slora").config) != config_hash(SMALL.config)
+
+
+def test_the_bench_file_tells_how_bursty_the_arrivals_were(tmp_path: Path) -> None:
+    even = load_config("chameleon", (), {"workload": {"requests": 20}})
+    bursts = load_config("chameleon", ["workload.arrivals={family: gamma, cv: 2.0}"], {"workload": {"requests": 20}})
+    for name, loaded in (("even", even), ("bursts", bursts)):
+        perform(Task(loaded, tmp_path / name))
+    told = {
+        name: json.loads((tmp_path / name / "vllm_bench.json").read_text())["burstiness"] for name in ("even", "bursts")
+    }
+    assert told == {"even": 1.0, "bursts": 0.25}

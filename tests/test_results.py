@@ -383,6 +383,14 @@ def test_a_queue_that_a_burst_left_behind_is_backlogged_not_overloaded() -> None
     assert queue(arrival_s, np.full(1000, 0.9))["verdict"] == "backlogged"
 
 
+def test_a_queue_that_grows_but_empties_in_time_is_backlogged() -> None:
+    sent = np.arange(2000) * 0.5
+    delay = np.linspace(0.0, 15.0, 2000)  # 1.5 % of the span: neither late nor deep
+    verdict = stability(sent, sent + delay, 1020.0)
+    assert verdict["trend_z"] > 2.33
+    assert verdict["verdict"] == "backlogged"
+
+
 def test_a_deep_queue_that_grows_little_is_backlogged_not_overloaded() -> None:
     arrival_s = np.concatenate((np.zeros(500), np.linspace(1, 1000, 1050)))
     verdict = queue(arrival_s, np.full(1550, 1.0))

@@ -234,7 +234,15 @@ def test_what_vllm_does_not_know_is_under_one_key() -> None:
     assert list(found) == ["schema_version", "config_hash", "seed", "policy", "lora", "ci"]
     assert found["policy"] == {"cache": "lru", "scheduler": "fifo", "prefetch": None, "params": None}
     assert (found["config_hash"], found["seed"], found["lora"]["num_adapters"]) == ("abc", 7, 1)
-    assert list(found["lora"]) == ["num_adapters", "hit_rate", "loads", "bytes_h2d", "pcie_utilisation", "evictions"]
+    assert list(found["lora"]) == [
+        "num_adapters",
+        "hit_rate",
+        "loads",
+        "prefetches",
+        "bytes_h2d",
+        "pcie_utilisation",
+        "evictions",
+    ]
 
 
 def test_a_saved_run_holds_the_file_and_its_date(tmp_path: Path) -> None:

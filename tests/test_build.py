@@ -1,0 +1,56 @@
+"""What is settled before the first request: memory limits, spans, facts for the policies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import sim
+from policies.base import Cache, Facts
+from sim.build import deploy
+from sim.config import load_config
+from sim.trace import AdapterSpec, Trace
+from sim.yamlfile import ConfigError
+
+
+def two_requests(*arrival_s: float) -> Trace:
+    n = len(arrival_s)
+    tokens = np.full(n, 10)
+    return Trace("two", np.array(arrival_s), tokens, tokens, (AdapterSpec("a", 8),), np.zeros(n, dtype=np.int64))
+
+
+def facts_of(*changes: str) -> Facts:
+    seen: list[Facts] = []
+
+    class Spy(Cache):
+        name = "spy"
+
+        def start(self, facts: Facts) -> None:
+            seen.append(facts)
+
+    loaded = load_config("chameleon", changes)
+    config = loaded.config.model_copy(update={"cache": {"kind": Spy}})
+    deploy(loaded._replace(config=config), two_requests(0.0, 1.0))
+    return seen[0]
+
+
+def test_a_run_too_long_for_picoseconds_is_refused_with_what_to_change() -> None:
+    with pytest.raises(ConfigError, match=r"2 requests arrive over 5e\+06 s.*fewer requests or a higher rate"):
+        sim.run("slora", trace=two_requests(0.0, 5e6))
+
+
+def test_a_refresh_every_second_over_a_long_quiet_time_is_no_mistake() -> None:
+    result = sim.run("chameleon", trace=two_requests(0.0, 5000.0), changes="scheduler.refresh_s=1")
+    assert result.summary["requests"]["completed"] == 2
+
+
+def test_policies_learn_the_pool_and_all_memory_apart() -> None:
+    facts = facts_of("memory.kv_pool_tokens=6000")
+    assert facts.kv_tokens == 6000
+    assert facts.memory_tokens > 50_000
+    assert facts.admit_every_steps == 10
+
+
+def test_in_a_unified_pool_both_are_the_same() -> None:
+    facts = facts_of("memory.kv_pool_tokens=6000", "adapters.memory=unified")
+    assert facts.kv_tokens == facts.memory_tokens == 6000
