@@ -202,7 +202,7 @@ def test_quotas_share_out_all_memory_or_the_kv_pool_alone() -> None:
     small_pool = replace(FACTS, kv_tokens=300, memory_tokens=1000)
     quotas = {}
     for total in ("memory", "kv"):
-        scheduler = MultiQueue(total=total)  # type: ignore[arg-type]
+        scheduler = MultiQueue(total=total)
         scheduler.start(small_pool)
         quotas[total] = scheduler.quotas
     assert quotas == {"memory": (1000,), "kv": (300,)}
