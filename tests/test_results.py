@@ -384,8 +384,8 @@ def test_a_queue_that_a_burst_left_behind_is_backlogged_not_overloaded() -> None
 
 
 def test_a_queue_that_grows_but_empties_in_time_is_backlogged() -> None:
-    sent = np.arange(2000) * 0.5
-    delay = np.arange(2000) * 0.0075  # up to 1.5 % of the span: neither late nor deep
+    sent = np.arange(2000.0) * 0.5
+    delay = np.arange(2000.0) * 0.0075  # up to 1.5 % of the span: neither late nor deep
     verdict = stability(sent, sent + delay, 1020.0)
     assert verdict["trend_z"] > 2.33
     assert verdict["verdict"] == "backlogged"
