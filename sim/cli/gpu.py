@@ -101,6 +101,21 @@ def kernels(
     _commands().main_kernels(_options(device, out, seed, budget_s, model, peaks))
 
 
+@app.command("iterations")
+def iterations(
+    out: Folder,
+    device: Device = "cuda",
+    seed: Seed = 0,
+    budget_s: Budget = 120.0,
+    model: Models = None,
+    peaks: Peaks = None,
+) -> None:
+    """Measure whole iterations of the mini engine: what host and launches add to the kernels."""
+    from gpu_validate.iterations import main_iterations  # noqa: PLC0415
+
+    main_iterations(_options(device, out, seed, budget_s, model, peaks))
+
+
 @app.command("fit")
 def fit(out: Folder, base: Base = None) -> None:
     """Fit the rows of a folder: a profile for --hardware, with its errors on shapes that it has not seen."""

@@ -1,0 +1,182 @@
+"""Measures whole iterations of the mini engine: what host and launches add to the kernels' own time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpu_validate.shapes import TEST_STREAM, TINY, Shape, Split
+from gpu_validate.timing import Measured, summarise
+from policies.base import Request
+from sim.build import deploy
+from sim.config import load_config
+from sim.job import Job
+
+if TYPE_CHECKING:
+    from gpu_validate.commands import Options
+    from gpu_validate.engine.build import Engine
+    from gpu_validate.runner import Tally
+
+POOL_TOKENS = 40_000  # of the engine that is measured
+ADAPTERS = 100
+DECODE_STEPS = 20
+PREFILL_RUNS = 10
+RANKS = (8, 16, 32, 64, 128)  # dealt to the adapters in turn
+
+
+def iteration_shapes(model: str, kernel: str, seed: int, *, graph: bool, tiny: bool = False) -> Iterator[Shape]:
+    """Yield prefills and decode batches: a grid to fit, random points inside it to test, one point beyond.
+
+    Args:
+        model: name of the base model.
+        kernel: LoRA kernel, as rows call it.
+        seed: of the test points and of the adapters.
+        graph: whether decode runs from CUDA graphs.
+        tiny: a handful of small shapes, which a CPU can do.
+    """
+    common = {"kernel": kernel, "graph": graph, "model": model, "seed": seed}
+    widest, longest = (4, 32) if tiny else (64, 2048)
+    seen: set[tuple[int, int, str]] = set()
+    for requests, tokens, phase, split in _points(widest, longest, seed):
+        if requests * tokens <= POOL_TOKENS // 2 and (requests, tokens, phase) not in seen:
+            seen.add((requests, tokens, phase))
+            config = {"phase": phase, "requests": requests, "tokens_each": tokens, "split": split, **common}
+            yield Shape("iteration", _counted(config))
+
+
+def _points(widest: int, longest: int, seed: int) -> Iterator[tuple[int, int, str, Split]]:
+    rng = np.random.default_rng([seed, TEST_STREAM])
+    for phase in ("decode", "prefill"):
+        for requests in (1, max(widest // 4, 2), widest):
+            for tokens in (longest // 16, longest // 4, longest):
+                yield requests, tokens, phase, "fit"
+        for _ in range(4):
+            yield _between(rng, widest), _between(rng, longest), phase, "test"
+        yield 2 * widest, longest // 16, phase, "extrapolation"
+
+
+def _between(rng: np.random.Generator, most: int) -> int:
+    return round(math.exp(rng.uniform(0, math.log(most))))
+
+
+def _counted(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with what the cost model is asked for, of the adapters that the requests will have."""
+    tokens, requests = config["tokens_each"], config["requests"]
+    used = [place % ADAPTERS for place in range(requests)]
+    ranks = [RANKS[index % len(RANKS)] for index in used]
+    is_prefill = config["phase"] == "prefill"
+    return {
+        **config,
+        "tokens": tokens * requests if is_prefill else requests,
+        "squared_tokens": tokens * tokens * requests if is_prefill else 0,
+        # Each of the measured steps adds a token; the middle one stands for all.
+        "context_tokens": 0 if is_prefill else requests * (tokens + 1 + DECODE_STEPS // 2),
+        "token_rank": sum(ranks) * (tokens if is_prefill else 1),
+        "sum_rank": sum(ranks),
+        "distinct": len(set(used)),
+        "distinct_rank": sum(RANKS[index % len(RANKS)] for index in set(used)),
+        "max_rank": max(ranks),
+    }
+
+
+class Iterations:
+    """Runs shapes on an engine of its own.
+
+    Args:
+        options: of the command.
+        backend: LoRA kernels.
+        uses_graphs: whether decode is captured.
+    """
+
+    def __init__(self, options: Options, backend: str, *, uses_graphs: bool) -> None:
+        from gpu_validate.engine.build import open_engine  # noqa: PLC0415 - needs torch
+
+        model = options.models[0] if options.models else "llama-7b"
+        pool = [f"memory.kv_pool_tokens={POOL_TOKENS}", "adapters.memory=idle"]
+        workload = {"requests": 1, "adapters": ADAPTERS}
+        extra = {"workload": workload, "model": "llama-7b" if model == TINY.name else model, "hardware": "h200"}
+        deployment = deploy(load_config("slora", pool, extra))
+        self._engine: Engine = open_engine(
+            deployment,
+            device="cpu" if options.tiny else "cuda",
+            backend=backend,
+            clock="virtual",
+            distinct_bytes=None if options.tiny else 2 << 30,
+            uses_graphs=uses_graphs,
+            seed=options.seed,
+        )
+        self._ids = iter(range(1 << 40))
+
+    def __call__(self, shape: Shape, left_s: float) -> Measured:
+        """Measure one shape within the seconds that are left.
+
+        Raises:
+            RuntimeError: if the engine has no room for it.
+        """
+        worker, config = self._engine.device.worker, shape.config
+        jobs = self._jobs(config)
+        is_prefill = config["phase"] == "prefill"
+        begin, seconds = perf_counter(), list[float]()
+        try:
+            while len(seconds) < (PREFILL_RUNS if is_prefill else 1) and (
+                not seconds or perf_counter() - begin < left_s
+            ):
+                worker.release(self._engine.core)  # nobody is live there: all seats are given back
+                seconds.append(self._timed(lambda: worker.prefill(jobs)))
+            if not is_prefill:
+                worker.decode(jobs)  # kernels are compiled and graphs captured before the first that counts
+                seconds = [self._timed(lambda: worker.decode(jobs)) for _ in range(DECODE_STEPS)]
+        finally:
+            worker.release(self._engine.core)
+        return Measured(summarise(seconds, "host"))
+
+    def _timed(self, work: Any) -> float:
+        import torch  # noqa: PLC0415
+
+        begin = perf_counter()
+        work()
+        if self._engine.device.worker.device.type == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter() - begin
+
+    def _jobs(self, config: dict[str, Any]) -> list[Job]:
+        """Return requests of so many tokens with the adapters that the config counts, which are put on the device."""
+        adapters, palette = self._engine.device.worker.adapters, self._engine.core.adapters.palette
+        jobs = []
+        for place in range(config["requests"]):
+            slot = palette[place % ADAPTERS]
+            if slot is not None and not slot.held:
+                slot.held = slot.ready = True
+                adapters.place(slot)
+                adapters.copy_in(slot)
+            adapter = None if slot is None else slot.adapter
+            request = Request(next(self._ids), 0.0, config["tokens_each"], 1, adapter)
+            jobs.append(Job(request, 0, 1, 1, slot))
+        return jobs
+
+
+def main_iterations(options: Options) -> Tally:
+    """Measure iterations of the mini engine with every LoRA kernel that can run here.
+
+    Raises:
+        ValueError: if torch or the device is not here, or the model is unknown.
+    """
+    from gpu_validate.commands import bench  # noqa: PLC0415 - it imports this module late, too
+
+    ready = bench(options)
+    from gpu_validate.lora.backends import available  # noqa: PLC0415
+
+    wanted = ("torch_loop",) if options.tiny else ("segmented", "bgmv")
+    usable = [name for name in wanted if available()[name] is None]
+    engines = {name: Iterations(options, name, uses_graphs=not options.tiny) for name in usable}
+    model = TINY.name if options.tiny else options.models[0] if options.models else "llama-7b"
+    shapes = [
+        shape
+        for name in usable
+        for shape in iteration_shapes(model, name, options.seed, graph=not options.tiny, tiny=options.tiny)
+    ]
+    return ready.run("iterations", shapes, lambda shape, left: engines[shape.config["kernel"]](shape, left))
