@@ -10,10 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sim.costs import EngineCosts
 from sim.models import DEFAULT_MODULES
+from sim.names import POLICY_SEAMS
 from sim.workload import WorkloadConfig
 from sim.yamlfile import ConfigError, KeyPath, Mark, Marks, find, folder_of, load, set_values, validate
 
-SEAMS = ("scheduler", "cache", "prefetch", "predictor")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -145,7 +145,7 @@ def load_config(
 def _anchored(config: RunConfig, marks: Marks) -> dict[str, PolicySpec]:
     """Return the policies from files, their paths made absolute, so that a resolved configuration can lie anywhere."""
     anchored = {}
-    for seam in SEAMS:
+    for seam in POLICY_SEAMS:
         spec = getattr(config, seam)
         kind = spec.get("kind")
         if isinstance(kind, str) and ".py:" in kind:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-SEAMS = ("scheduler", "cache", "prefetch", "predictor", "router")
+POLICY_SEAMS = ("scheduler", "cache", "prefetch", "predictor")  # what a configuration names
+SEAMS = (*POLICY_SEAMS, "router")
 
 
 def closest(word: str, allowed: Iterable[str], *, cutoff: float = 0.6) -> str | None:

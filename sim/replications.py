@@ -6,20 +6,20 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.arrivals import GammaArrivals
 from sim.config import Loaded, RunConfig
 from sim.experiment import execute
+from sim.identity import files_sha256, source_sha256
+from sim.names import POLICY_SEAMS
 from sim.results import Result
-from sim.rundir import DISTRIBUTION, OPTIONAL, WRITTEN, read_run
+from sim.rundir import OPTIONAL, WRITTEN, read_run
 from sim.statistics import Interval, mean_interval
 from sim.summary import Summary
 from sim.vllm_bench import BenchMeta
 
-SEAMS = ("scheduler", "cache", "prefetch", "predictor")
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms")
 AGGREGATE = "replications.json"
 
@@ -116,7 +116,7 @@ def save(result: Result, config: RunConfig, directory: Path, *, detailed: bool =
         burstiness=_burstiness(config),
         slos_ms={"ttft": config.ttft_slo_s * 1e3},
         config_hash=config_hash(config),
-        policy={seam: getattr(config, seam) for seam in SEAMS},
+        policy={seam: getattr(config, seam) for seam in POLICY_SEAMS},
     )
     return result.save(directory, meta, detailed=detailed)
 
@@ -180,23 +180,10 @@ def _own_rate(result: Result) -> float:
 def finished(task: Task) -> Summary | None:
     """Return the summary that an earlier start of the very same task has left; None if it must be simulated.
 
-    It must if configuration or version differ, or a file that the configuration names has changed since.
+    It must if the configuration, the simulator's source or a file that the configuration names differs.
     """
     if task.directory is None or not (task.directory / "DONE").exists():
         return None
-    run = read_run(task.directory)
-    if run.config != task.loaded.config.model_dump(mode="json") or run.env["code_version"] != version(DISTRIBUTION):
-        return None
-    done = (task.directory / "DONE").stat().st_mtime
-    is_current = all(file.stat().st_mtime <= done for file in _named_files(task.loaded.config) if file.exists())
-    return run.summary if is_current else None
-
-
-def _named_files(config: RunConfig) -> Iterator[Path]:
-    if config.workload.trace is not None:
-        yield config.workload.trace
-    yield Path(config.hardware)
-    for seam in SEAMS:
-        kind = str(getattr(config, seam).get("kind", ""))
-        if ".py:" in kind:
-            yield Path(kind.rpartition(":")[0])
+    run, config = read_run(task.directory), task.loaded.config.model_dump(mode="json")
+    made_with = (run.config, run.env.get("source_sha256"), run.env.get("files_sha256"))
+    return run.summary if made_with == (config, source_sha256(), files_sha256(config)) else None

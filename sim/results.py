@@ -109,7 +109,7 @@ class Result:
         meta = meta or BenchMeta(date=datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
         tables = {"requests": self.requests, "adapters": self.adapters, "timeseries": self.timeseries}
         bench = vllm_bench(self.run, self.summary, meta, detailed=detailed)
-        env = environment(seed=self.run.seed, hardware=self.run.hardware)
+        env = environment(self.config, seed=self.run.seed, hardware=self.run.hardware)
         return write_run(directory, self.config, self.summary, tables, bench, env)
 
     def __repr__(self) -> str:

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.identity import files_sha256, source_sha256
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -128,12 +130,14 @@ def _put_in_place(draft: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
-def environment(*, seed: int, hardware: str) -> dict[str, Any]:
-    """Return what a run was made with: seed, hardware profile, code version, git commit, Python, packages, platform."""
+def environment(config: Mapping[str, Any], *, seed: int, hardware: str) -> dict[str, Any]:
+    """Return what a run was made with: seed, hardware profile, code, named files, Python, packages, platform."""
     return {
         "seed": seed,
         "hardware": hardware,
         "code_version": _version(DISTRIBUTION),
+        "source_sha256": source_sha256(),
+        "files_sha256": files_sha256(config),
         "git_sha": _git_sha(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

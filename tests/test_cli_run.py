@@ -125,6 +125,13 @@ def test_a_run_whose_files_have_changed_is_simulated_again(changed: str, tmp_pat
     flags = ("--trace", files["trace"], "--set", f"cache.kind={files['policy']}:Mine", "--out", tmp_path / "run")
     chameleon("run", *flags)
     assert "not simulated again" in chameleon("run", *flags).err
-    later = (tmp_path / "run" / "DONE").stat().st_mtime + 10
-    os.utime(files[changed], (later, later))
+    before = files[changed].stat()
+    files[changed].write_text(files[changed].read_text().replace("44", "45").replace("0.0", "1.0"))
+    os.utime(files[changed], ns=(before.st_atime_ns, before.st_mtime_ns))  # only the content tells
     assert "not simulated again" not in chameleon("run", *flags).err
+
+
+def test_a_run_of_another_source_is_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chameleon(*RUN, "--out", tmp_path / "run")
+    monkeypatch.setattr("sim.replications.source_sha256", lambda: "edited")
+    assert "not simulated again" not in chameleon(*RUN, "--out", tmp_path / "run").err

@@ -114,11 +114,11 @@ def test_an_interrupt_keeps_finished_runs_and_leaves_nothing_half_written(where:
     assert (tmp_path / "runs" / "seed-0" / "DONE").exists()
 
 
-def test_a_run_of_another_version_is_not_taken_for_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_another_source_is_not_taken_for_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(SMALL, tmp_path / "run")
     perform(task)
     assert finished(task) is not None
-    monkeypatch.setattr(replications, "version", lambda _: "0.0.0")
+    monkeypatch.setattr(replications, "source_sha256", lambda: "edited")
     assert finished(task) is None
 
 

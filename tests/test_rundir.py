@@ -177,7 +177,7 @@ def test_reading_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_the_environment_tells_seed_versions_and_platform() -> None:
-    env = environment(seed=5, hardware="a40")
+    env = environment({}, seed=5, hardware="a40")
     assert (env["seed"], env["hardware"], env["packages"]["numpy"]) == (5, "a40", np.__version__)
     assert env["python"].startswith("3.")
     assert {"code_version", "git_sha", "platform"} <= set(env)

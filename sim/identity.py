@@ -1,0 +1,40 @@
+"""What makes two runs the same run: the simulator's own source, and the files that a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sim.names import POLICY_SEAMS
+
+SUFFIXES = {".py", ".yaml"}
+
+
+@lru_cache(maxsize=1)
+def source_sha256() -> str:
+    """Return the hash of the packages `sim` and `policies` as they lie on disk; an edit in a checkout changes it."""
+    root = Path(__file__).resolve().parents[1]
+    files = (path for name in ("sim", "policies") for path in (root / name).rglob("*") if path.suffix in SUFFIXES)
+    digest = sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def files_sha256(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of each file that a resolved configuration names: trace, hardware profile, policies."""
+    return {str(path): sha256(path.read_bytes()).hexdigest() for path in _named(config) if path.is_file()}
+
+
+def _named(config: Mapping[str, Any]) -> Iterator[Path]:
+    trace = config.get("workload", {}).get("trace")
+    if trace is not None:
+        yield Path(trace)
+    yield Path(str(config.get("hardware", "")))
+    for seam in POLICY_SEAMS:
+        kind = str(config.get(seam, {}).get("kind", ""))
+        if ".py:" in kind:
+            yield Path(kind.rpartition(":")[0])
