@@ -109,8 +109,8 @@ def _aim_line(aim: Report) -> str:
 
 
 def policies_text(report: Report) -> str:
-    """Return the table of `report_policies`: every pair, then gains and order."""
-    lines = [text for name, pair in report["pairs"].items() for text in (f"== {name}", text_of(pair))]
+    """Return the table of `report_policies` beyond its pairs: errors by load, gains and order."""
+    lines = []
     for name, found in report["regions"].items():
         errors = ", ".join(_percent(error) for error in found["ttft_p99_errors"]) or "-"
         lines.append(f"load {name}: {found['runs']} runs, n = {found['n']}, TTFT P99 errors {errors}")

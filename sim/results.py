@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from math import ceil
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,15 @@ from sim import frames
 from sim.records import Records
 from sim.rundir import environment, write_run
 from sim.summary import Summary, summarise
+from sim.ticks import TICKS_PER_S
 from sim.trace import Trace
 from sim.vllm_bench import BenchMeta, vllm_bench
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MOST_ROWS = 100_000  # of a time series whose step nobody chose
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +66,12 @@ class Result:
     Attributes:
         run: the raw outcome.
         config: the resolved configuration that led to it.
-        timeseries_step_s: seconds between rows of `timeseries`.
+        timeseries_step_s: seconds between rows of `timeseries`; None: 1, or more where a run is very long.
     """
 
-    def __init__(self, run: Run, config: Mapping[str, Any] | None = None, *, timeseries_step_s: float = 1.0) -> None:
+    def __init__(
+        self, run: Run, config: Mapping[str, Any] | None = None, *, timeseries_step_s: float | None = None
+    ) -> None:
         self.run = run
         self.config = dict(config or {})
         self.timeseries_step_s = timeseries_step_s
@@ -86,9 +93,9 @@ class Result:
     def timeseries(self) -> pd.DataFrame:
         """The state at regular instants."""
         run = self.run
-        return frames.timeseries_frame(
-            run.trace, run.records, step_s=self.timeseries_step_s, kv_token_bytes=run.kv_token_bytes
-        )
+        end_s = max(one.end for one in run.records) / TICKS_PER_S
+        step_s = self.timeseries_step_s or max(1.0, ceil(end_s / MOST_ROWS))
+        return frames.timeseries_frame(run.trace, run.records, step_s=step_s, kv_token_bytes=run.kv_token_bytes)
 
     @cached_property
     def summary(self) -> Summary:

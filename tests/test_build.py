@@ -54,3 +54,9 @@ def test_policies_learn_the_pool_and_all_memory_apart() -> None:
 def test_in_a_unified_pool_both_are_the_same() -> None:
     facts = facts_of("memory.kv_pool_tokens=6000", "adapters.memory=unified")
     assert facts.kv_tokens == facts.memory_tokens == 6000
+
+
+def test_the_time_series_of_a_very_long_run_stays_small() -> None:
+    result = sim.run("slora", trace=two_requests(0.0, 1e6))
+    assert 90_000 < len(result.timeseries) <= 100_001
+    assert len(sim.run("slora", trace=two_requests(0.0, 50.0)).timeseries) == 51
