@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpu_validate.engine.build import Engine
     from gpu_validate.engine.device import Iteration
 
+MOST_WARMED = 64  # requests; larger batches capture their graph when they first come
 DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
 
 
@@ -121,7 +122,8 @@ def _warm(engine: Engine, longest_tokens: int) -> None:
         return
     widest = padded_blocks(-(-longest_tokens // 16))
     widths = [1 << power for power in range(widest.bit_length())]
-    worker.warm([bucket for bucket in BUCKETS if bucket <= 64], widths, [16, 128, 512, 2048])
+    buckets = [bucket for bucket in BUCKETS if bucket <= MOST_WARMED]
+    worker.warm(buckets, widths, [tokens for tokens in (16, 128, 512, 2048) if tokens < longest_tokens])
 
 
 @contextmanager
