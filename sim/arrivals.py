@@ -9,6 +9,7 @@ burst processes.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 import numpy as np
@@ -35,8 +36,9 @@ class _Arrivals(BaseModel):
             arrival_s *= requests / rate_per_s / arrival_s[-1]
         return arrival_s
 
+    @abstractmethod
     def _arrivals_s(self, requests: int, rate_per_s: float, rng: np.random.Generator) -> FloatArray:
-        raise NotImplementedError
+        """Return arrival times in seconds, shape (requests,), not decreasing."""
 
 
 class PoissonArrivals(_Arrivals):

@@ -21,7 +21,6 @@ class Ledger:
 
     def __init__(self, records: Records) -> None:
         self.records = records
-        self._steps = 0
         self._batch_sum = 0
         self._segments = 0
         self._last_emission = 0
@@ -117,7 +116,6 @@ class Ledger:
         self._fresh.clear()
         self._last_emission = step.start + step.ticks
         self._segments += 1
-        self._steps += count
         self._batch_sum += batch * count
 
     def stopped(self, job: Job, steps: int) -> None:

@@ -8,6 +8,7 @@ described in Mooncake, FAST 2025); changed likewise.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
@@ -53,9 +54,9 @@ _MIXTURES = {"conv": (_CONV, 14050, 1000), "code": (_CODE, 7437, 1899), "mooncak
 class _Lengths(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
+    @abstractmethod
     def draw(self, requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
         """Return input and output tokens, each of shape (requests,), at least 1; more requests keep the first ones."""
-        raise NotImplementedError
 
 
 class MixtureLengths(_Lengths):
