@@ -40,7 +40,8 @@ def test_a_run_too_long_for_picoseconds_is_refused_with_what_to_change() -> None
 
 
 def test_a_refresh_every_second_over_a_long_quiet_time_is_no_mistake() -> None:
-    result = sim.run("chameleon", trace=two_requests(0.0, 5000.0), changes="scheduler.refresh_s=1")
+    changes = ["scheduler.refresh_s=1", "scheduler.first_refresh=1"]
+    result = sim.run("chameleon", trace=two_requests(0.0, 5000.0), changes=changes)
     assert result.summary["requests"]["completed"] == 2
 
 

@@ -400,3 +400,12 @@ def test_an_engine_that_only_waits_for_an_overlapped_load_takes_who_needs_none()
     world = World([(0, 1, 1, 0), (10, 1, 1, None)], [(8, 500)], costs=PLAIN, blocks_on_load=False, admit_every_steps=10)
     assert told(world, "admitted") == [0, 10]
     assert told(world, "prefill_start") == [500, 10]
+
+
+def test_evictions_for_an_admission_and_for_growth_both_count_as_forced() -> None:
+    requests = [(0, 1, 2, 0), (9000, 1, 2, 1)]
+    for_admission = play(World(requests, [(8, 500), (8, 500)], total_bytes=700, costs=PLAIN))[1]
+    assert (len(for_admission.evictions), for_admission.forced_evictions) == (1, 1)
+    grows = [(0, 1, 2, 0), (9000, 150, 100, None)]
+    for_growth = play(World(grows, [(8, 500)], total_bytes=700, costs=PLAIN))[1]
+    assert (len(for_growth.evictions), for_growth.forced_evictions) == (1, 1)
