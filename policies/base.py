@@ -37,10 +37,21 @@ class Request:
     """One request as a policy sees it: the true output length is not in it, only the prediction.
 
     `lane`, `weight` and `bypassed` are free for the scheduler to write; they appear in the results as `queue_id`, `wrs`
-    and `n_bypassed`.
+    and `n_bypassed`. `generated_tokens` is what the user has received so far: right whenever the request is handed to a
+    policy by `Batch.running` or by a hook, and not kept up in between.
     """
 
-    __slots__ = ("adapter", "arrival_s", "bypassed", "id", "lane", "predicted_tokens", "prompt_tokens", "weight")
+    __slots__ = (
+        "adapter",
+        "arrival_s",
+        "bypassed",
+        "generated_tokens",
+        "id",
+        "lane",
+        "predicted_tokens",
+        "prompt_tokens",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -58,6 +69,7 @@ class Request:
         self.lane = 0
         self.weight = 0.0
         self.bypassed = 0
+        self.generated_tokens = 0
 
     def __repr__(self) -> str:
         return f"Request({self.id}, prompt={self.prompt_tokens}, predicted={self.predicted_tokens}, {self.adapter})"
@@ -78,6 +90,12 @@ class Facts:
         max_adapter_bytes: largest adapter of the workload (Chameleon's MaxAdapterSize).
         ttft_slo_s: service-level objective for time to first token.
         load_s: seconds that the link is busy with one adapter.
+        running_requests: limit on admitted requests.
+        distinct_adapters: limit on distinct adapters of admitted requests, by option or by the number of slots.
+        adapters: every adapter that is registered with the deployment.
+        prefill_s: seconds of a prefill iteration over one prompt, from its tokens and its adapter's rank (0: none).
+        decode_s: seconds of one decode step over a batch, from the adapter of each request, KV reads left out.
+        future: yields (arrival_s, adapter) of the whole workload in order of arrival; only for offline bounds.
     """
 
     kv_token_bytes: int
@@ -90,6 +108,12 @@ class Facts:
     max_adapter_bytes: int
     ttft_slo_s: float
     load_s: Callable[[Adapter], float]
+    running_requests: int = 1 << 62
+    distinct_adapters: int = 1 << 62
+    adapters: Sequence[Adapter] = ()
+    prefill_s: Callable[[int, int], float] = lambda tokens, rank: 0.0  # noqa: ARG005
+    decode_s: Callable[[Sequence[Adapter | None]], float] = lambda batch: 0.0  # noqa: ARG005
+    future: Callable[[], Iterable[tuple[float, Adapter | None]]] = tuple
 
 
 class Refusal(Enum):
@@ -110,11 +134,19 @@ class Batch(Protocol):
         """Why the last `try_add` of this round said no; None if it said yes."""
 
     @property
+    def step(self) -> int:
+        """Iterations that have decoded so far, which is the clock of rules that count iterations."""
+
+    @property
     def running(self) -> Sequence[Request]:
-        """Requests admitted in earlier rounds and not finished, oldest admission first."""
+        """Requests in the decode batch, oldest admission first."""
+
+    @property
+    def joining(self) -> Sequence[Request]:
+        """Requests admitted but not yet prefilled: their adapter is on its way, or their prompt is being worked on."""
 
     def try_add(self, request: Request) -> bool:
-        """Admit a waiting request, or change nothing and return False."""
+        """Admit a waiting request, or change nothing and return False; one that was preempted goes on where it was."""
 
     def is_resident(self, adapter: Adapter | None) -> bool:
         """Whether the adapter (None: the base model) could be used now without a load."""
@@ -130,6 +162,31 @@ class Batch(Protocol):
 
     def squash(self, victim: Request) -> None:
         """Stop a running request, drop its KV and make it wait again; its work is repeated later."""
+
+    def preempt(self, request: Request) -> None:
+        """Take a running request out of the batch: it waits again and keeps what it has generated.
+
+        Where its KV stays meanwhile is the engine's option: on the GPU, on the host, or nowhere (recomputed later).
+        """
+
+    def abort(self, request: Request, reason: str) -> None:
+        """Turn a waiting request away for good."""
+
+    def try_fetch(self, adapter: Adapter) -> bool:
+        """Bring an adapter in ahead of an admission; True if it is there, on its way or now sent for.
+
+        Idle adapters that no waiting request needs are evicted for it, as the cache policy ranks them.
+        """
+
+    def drop(self, adapter: Adapter) -> None:
+        """Evict an adapter that no admitted request uses; nothing happens if it is used, on its way or not there."""
+
+    @property
+    def merged(self) -> Adapter | None:
+        """The adapter that is merged into the base model's weights."""
+
+    def merge(self, adapter: Adapter | None) -> None:
+        """Merge an adapter into the weights, or (None) none: from the next step on only its requests may run."""
 
 
 class Policy:
@@ -169,6 +226,10 @@ class Scheduler(Timed):
     def order(self, waiting: Iterable[Request], now: float) -> Iterator[Request]:
         """Yield waiting requests in the order in which they would be tried."""
         return iter(sorted(waiting, key=lambda request: (self.key(request, now), request.id)))
+
+    def wakes_at_step(self) -> int | None:
+        """Return the count of decode steps (see `Batch.step`) at which `fill` must be asked again; None for never."""
+        return None
 
     def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
         """Offer waiting requests to the batch; the default goes by `order` and stops at the first refusal."""
@@ -237,3 +298,30 @@ class Predictor(Policy):
             uniform: shape (n,), one number in [0, 1) per request id, the same for every policy and load.
         """
         return output_tokens
+
+
+class Replica(Protocol):
+    """One engine as a router sees it."""
+
+    @property
+    def running(self) -> Sequence[Request]:
+        """Admitted requests, oldest admission first."""
+
+    @property
+    def waiting(self) -> Sequence[Request]:
+        """Requests that wait there, in order of arrival."""
+
+    @property
+    def free_tokens(self) -> int:
+        """KV tokens that it could give now, idle adapters evicted."""
+
+    def has_adapter(self, adapter: Adapter | None) -> bool:
+        """Whether the adapter (None: the base model) is in its GPU memory or on its way there."""
+
+
+class Router(Policy):
+    """Chooses the replica that serves a request, when it arrives."""
+
+    def choose(self, request: Request, replicas: Sequence[Replica], now: float) -> int:  # noqa: ARG002
+        """Return the index of a replica."""
+        return 0
