@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from gpu_validate.errors import (
     request_errors,
     unpaired_errors,
 )
+from gpu_validate.insitu import in_situ
 from gpu_validate.observed import Observed, from_directory, from_result
 from policies.base import FloatArray
 
@@ -35,8 +35,7 @@ GAIN_BOUND = 0.05  # share of the baseline's percentile
 GAIN_PERCENTILES = (50, 99)
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(NamedTuple):
     """One policy at one load: simulated, measured and, if there is one, measured again.
 
     `load` is the offered load as a share of measured capacity, None if nobody knows.
@@ -83,6 +82,7 @@ def report_pair(
         "region": region(load),
         "paired": paired,
         "sim_vs_real": against,
+        "in_situ": in_situ(pair_iterations(simulated.iterations, measured.iterations)),
         "real_vs_real": floor,
         "aims": aims(against, load) if paired else [],
     }

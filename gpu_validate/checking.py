@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
-from gpu_validate.check import Pair, report_pair, report_policies
+from gpu_validate.check import Observed, Pair, report_pair, report_policies
+from gpu_validate.engine_costs import engine_costs
+from gpu_validate.kept import Kept, Shelf, digest
 from gpu_validate.live import Setup, serve, simulate
+from gpu_validate.pace import Pace
+from gpu_validate.profile import write_text
 from gpu_validate.report import draw, policies_text, text_of, write_report
 from sim.config import Loaded, load_config
 from sim.hardware import load_hardware
@@ -31,7 +35,8 @@ class Plan:
         capacity: measured highest rate in requests/s; None if nobody knows, then no aim on TTFT can be met.
         repeats: whether each run is served a second time, which is the noise floor.
         setup: how the engine executes.
-        out: folder of the reports.
+        out: folder of the runs and reports; finished runs that it holds are not served again.
+        budget_s: no further run is started that should not end within so many seconds; None: no limit.
     """
 
     systems: tuple[str, ...]
@@ -45,60 +50,169 @@ class Plan:
     repeats: bool
     setup: Setup
     out: Path
+    budget_s: float | None = None
 
 
-def run_check(plan: Plan) -> Iterator[str]:
+class Cell(NamedTuple):
+    """One system at one rate."""
+
+    rate: float
+    system: str  # as its file calls it
+
+
+@dataclass
+class _Desk:
+    """What a check has so far."""
+
+    plan: Plan
+    loaded: dict[Cell, Loaded]
+    asked: dict[str, Any]  # by every run
+    shelf: Shelf
+    pace: Pace
+    now: Callable[[], float]
+    simulated: dict[Cell, Observed] = field(default_factory=dict)
+    pairs: dict[Cell, Pair] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def run_check(plan: Plan, now: Callable[[], float] = perf_counter) -> Iterator[str]:
     """Serve and simulate every system at every rate; yield the text of each report as it is done.
 
-    Every run directory and report appears under `plan.out` at once, so a killed check keeps what it has.
+    All first runs come before the repeats, whose reports replace the earlier ones. Every run and report appears under
+    `plan.out` at once: a check that was killed, or that its budget ended, goes on when it is started again.
+
+    Args:
+        plan: what is checked.
+        now: the clock of the budget.
 
     Raises:
         ConfigError: if a configuration is wrong.
-        ValueError: if the profile is, or the engine cannot be built.
+        ValueError: if the profile is, the engine cannot be built, or the folder holds another check's runs.
     """
-    configured = {(rate, system): _loaded(plan, system, rate) for rate in plan.rates for system in plan.systems}
-    plan.out.mkdir(parents=True, exist_ok=True)
-    _freeze(plan)
+    costs, remark = engine_costs(plan.hardware, plan.setup)
+    desk = _desk(plan, costs, now)
+    yield f"{remark}\n"
+    for is_repeat in (False, True)[: 1 + plan.repeats]:
+        for rate in plan.rates:
+            changed = [cell for cell in desk.loaded if cell.rate == rate and _advance(desk, cell, is_repeat=is_repeat)]
+            yield from (_report(plan, cell, desk.pairs[cell]) for cell in changed)
+            if changed:
+                yield from _policies(desk, rate)
+    yield from _ending(desk)
+
+
+def _desk(plan: Plan, costs: dict[str, Any] | None, now: Callable[[], float]) -> _Desk:
+    loaded: dict[Cell, Loaded] = {}
     for rate in plan.rates:
-        pairs = {}
         for system in plan.systems:
-            pairs[system] = _pair(plan, configured[rate, system], rate)
-            yield _report(plan, f"{system}-at-{rate:g}", pairs[system])
-        if len(pairs) > 1:
-            gains = report_policies(pairs)
-            text = policies_text(gains)
-            write_report(gains, text, plan.out, name=f"policies-at-{rate:g}")
-            yield text
+            one = _loaded(plan, system, rate, costs)
+            cell = Cell(rate, one.config.name)
+            if cell in loaded:
+                msg = f"two systems, or one twice, are called {cell.system!r} at {rate:g} requests/s"
+                raise ValueError(msg)
+            loaded[cell] = one
+    pace = Pace(plan.budget_s, now)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    asked = {"profile_sha256": _freeze(plan, costs), "setup": plan.setup._asdict(), "device": _device(plan.setup)}
+    return _Desk(plan, loaded, asked, Shelf(plan.out), pace, now)
 
 
-def _loaded(plan: Plan, system: str, rate: float) -> Loaded:
+def _loaded(plan: Plan, system: str, rate: float, costs: dict[str, Any] | None) -> Loaded:
     workload = {"rate_per_s": rate, "requests": plan.requests}
-    extra = {"workload": workload, "hardware": plan.hardware, "model": plan.model, "seed": plan.seed}
+    extra = {"workload": workload, "hardware": plan.hardware, "model": plan.model, "seed": plan.seed, "costs": costs}
     return load_config(system, plan.changes, extra)
 
 
-def _freeze(plan: Plan) -> None:
-    """Write down the profile under test and its hash before anything is measured."""
+def _device(setup: Setup) -> str:
+    from gpu_validate.probe import facts, find_device  # noqa: PLC0415 - needs torch
+
+    return str(facts(find_device(setup.device))["device"])
+
+
+def _freeze(plan: Plan, costs: dict[str, Any] | None) -> str:
+    """Write down the profile under test before anything is measured; return its hash."""
     profile = load_hardware(plan.hardware).model_dump(mode="json")
-    text = json.dumps(profile, sort_keys=True)
-    frozen = {"hardware": plan.hardware, "sha256": sha256(text.encode()).hexdigest(), "profile": profile}
-    (plan.out / "profile.frozen.json").write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
+    hashed = digest({"profile": profile, "costs": costs})
+    frozen = {"hardware": plan.hardware, "sha256": hashed, "profile": profile, "engine_costs": costs}
+    write_text(plan.out / "profile.frozen.json", json.dumps(frozen, indent=1) + "\n")
+    return hashed
 
 
-def _pair(plan: Plan, loaded: Loaded, rate: float) -> Pair:
-    name = f"{loaded.config.name}-at-{rate:g}"
-    simulated = simulate(loaded)
-    served = serve(loaded, plan.setup)
-    served.result.save(plan.out / f"{name}-measured")
-    repeat = serve(loaded, plan.setup, "measured again").observed if plan.repeats else None
-    load = None if plan.capacity is None else rate / plan.capacity
-    return Pair(simulated, served.observed, repeat, load)
+def _advance(desk: _Desk, cell: Cell, *, is_repeat: bool) -> bool:
+    """Serve a cell once, or find it served; whether there is something new to report."""
+    if is_repeat and cell not in desk.pairs:
+        desk.left_out.append(_name(cell, is_repeat=True))
+        return False
+    if cell not in desk.simulated:
+        desk.simulated[cell] = simulate(desk.loaded[cell])
+    found = _found_or_served(desk, cell, is_repeat=is_repeat)
+    if found is None:
+        return False
+    if is_repeat:
+        desk.pairs[cell] = desk.pairs[cell]._replace(repeat=found.observed)
+    else:
+        load = None if desk.plan.capacity is None else cell.rate / desk.plan.capacity
+        desk.pairs[cell] = Pair(desk.simulated[cell], found.observed, None, load)
+    return True
 
 
-def _report(plan: Plan, name: str, pair: Pair) -> str:
+def _found_or_served(desk: _Desk, cell: Cell, *, is_repeat: bool) -> Kept | None:
+    name, label = _name(cell, is_repeat=is_repeat), "measured again" if is_repeat else "measured"
+    span_s = _span_s(desk.simulated[cell])
+    asked = {**desk.asked, "config": desk.loaded[cell].config.model_dump(mode="json")}
+    kept = desk.shelf.find(name, label, asked)
+    if kept is None:
+        if desk.left_out or not desk.pace.fits(span_s):
+            desk.left_out.append(name)
+            return None
+        begin = desk.now()
+        served = serve(desk.loaded[cell], desk.plan.setup, label)
+        kept = Kept(served.observed, desk.now() - begin)
+        desk.shelf.keep(name, asked, served, kept.wall_s)
+    desk.pace.note(kept.wall_s, span_s)
+    return kept
+
+
+def _name(cell: Cell, *, is_repeat: bool) -> str:
+    return f"{cell.system}-at-{cell.rate:g}-{'repeated' if is_repeat else 'measured'}"
+
+
+def _span_s(simulated: Observed) -> float:
+    """Return how long a run lasts in the simulation."""
+    requests = simulated.requests
+    ends = requests["arrival_s"] + requests["e2el_s"].fillna(0.0)
+    return float(ends.max()) if len(ends) else 0.0
+
+
+def _policies(desk: _Desk, rate: float) -> Iterator[str]:
+    """Yield the report of the systems against the first one, where that and others were served."""
+    pairs = {cell.system: pair for cell, pair in desk.pairs.items() if cell.rate == rate}
+    baseline = next(iter(desk.loaded)).system
+    if baseline in pairs and len(pairs) > 1:
+        gains = report_policies({baseline: pairs[baseline], **pairs})
+        text = policies_text(gains)
+        write_report(gains, text, desk.plan.out, name=f"policies-at-{rate:g}")
+        yield text
+
+
+def _report(plan: Plan, cell: Cell, pair: Pair) -> str:
+    name = f"{cell.system}-at-{cell.rate:g}"
     report: dict[str, Any] = report_pair(pair.simulated, pair.measured, pair.repeat, load=pair.load)
     report["evidence"] = plan.setup.device == "cuda"
     note = "" if report["evidence"] else "executed on a CPU with tiny dimensions: this shows that it works, no more\n"
     text = f"{name}\n{note}{text_of(report)}"
     write_report(report, text, plan.out, draw(pair.simulated, pair.measured, pair.repeat), name)
     return text
+
+
+def _ending(desk: _Desk) -> Iterator[str]:
+    """Write what the check covers, and yield a sentence on what it does not."""
+    names = [f"{cell.system}-at-{cell.rate:g}" for cell in desk.pairs]
+    repeated = [f"{cell.system}-at-{cell.rate:g}" for cell, pair in desk.pairs.items() if pair.repeat is not None]
+    told = {"budget_s": desk.plan.budget_s, "served": names, "repeated": repeated, "left_out": desk.left_out}
+    write_text(desk.plan.out / "check.json", json.dumps(told, indent=1) + "\n")
+    if desk.left_out:
+        yield (
+            f"left out, because they would not have ended within {desk.plan.budget_s:g} s: "
+            f"{', '.join(desk.left_out)}; the same command goes on from here\n"
+        )

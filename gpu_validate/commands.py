@@ -138,7 +138,7 @@ def main_probe(options: Options) -> Tally:
         _say(["no datasheet peaks are known for this device; give --peaks"])
     tally = ready.run("probe", probe.ceilings(size), probe.Probe(ready.device))
     _say(_ceiling(row) for row in tally.rows)
-    return _told(tally)
+    return told(tally)
 
 
 def main_load(options: Options) -> Tally:
@@ -156,7 +156,7 @@ def main_load(options: Options) -> Tally:
     # A large arena takes seconds to pin and fill, and a resumed sweep may need none.
     missing = [shape for shape in shapes if ready.sheet is None or not ready.sheet.has(shape.kind, shape.config)]
     arenas = Arenas.for_shapes(missing, options.seed, can_pin=can_pin)
-    return _told(ready.run("load", shapes, Loader(arenas, ready.device, tiny=options.tiny)))
+    return told(ready.run("load", shapes, Loader(arenas, ready.device, tiny=options.tiny)))
 
 
 def main_kernels(options: Options) -> Tally:
@@ -175,7 +175,7 @@ def main_kernels(options: Options) -> Tally:
     loras = LoraSweep(layers, ready.device)
     draw = partial(kernel_shapes, dtype=str(floats(ready.device)).removeprefix("torch."), tiny=options.tiny)
     shapes = [shape for model in models for shape in draw(model, options.seed, kernels_here())]
-    return _told(
+    return told(
         ready.run("kernels", shapes, lambda shape, left: (loras if shape.kind == "lora" else layers)(shape, left))
     )
 
@@ -195,7 +195,10 @@ def main_calibrate(options: Options, base: str | None = None) -> Path:
         if left <= 0:
             _say([f"{name}: dropped, the budget is spent"])
             continue
-        part(replace(options, budget_s=left * SHARES[name]))
+        try:
+            part(replace(options, budget_s=left * SHARES[name]))
+        except RuntimeError as error:  # out of memory, for one: what the other parts measured is worth a fit
+            _say([f"{name}: failed: {str(error).partition(chr(10))[0]}"])
     return main_fit(options, base)
 
 
@@ -205,12 +208,15 @@ def main_fit(options: Options, base: str | None = None) -> Path:
     Raises:
         ValueError: if there are no rows, or they do not suffice.
     """
-    from gpu_validate.fit import run_fit  # noqa: PLC0415 - scipy is slow to import
+    from gpu_validate.fit import REPORT, fit_text, run_fit  # noqa: PLC0415 - scipy is slow to import
 
     if options.out is None or options.sweep is None or not options.sweep.exists():
         msg = f"there is no {SWEEP} in {options.out}; `chameleon gpu load` and `kernels` write it"
         raise ValueError(msg)
     profile = run_fit(options.sweep, options.out, base)
+    report = profile.with_name(REPORT)
+    if report.exists():
+        _say(fit_text(json.loads(report.read_text(encoding="utf-8"))).splitlines())
     _say([f"fitted: {profile}; use it with --hardware {profile}"])
     return profile
 
@@ -219,7 +225,8 @@ def _models(options: Options, *defaults: str) -> tuple[str, ...]:
     return options.models or ((TINY.name,) if options.tiny else defaults)
 
 
-def _told(tally: Tally) -> Tally:
+def told(tally: Tally) -> Tally:
+    """Say what came of a list of shapes, and return it."""
     _say(tally.lines())
     return tally
 

@@ -11,15 +11,8 @@ from gpu_validate.shapes import find_model
 from gpu_validate.solvers import Law, Values, bounded_l1, robust, seconds_of
 from gpu_validate.sweep_rows import DTYPE_BYTES, Row, rank_sums
 from policies.base import FloatArray
-from sim.costs import (
-    KERNEL_DEFAULTS,
-    MATRIX_KERNELS,
-    PER_TOKEN_KERNELS,
-    REFERENCE_LAYERS,
-    REFERENCE_PROJECTIONS,
-    CostModel,
-    EngineCosts,
-)
+from sim.costs import REFERENCE_LAYERS, REFERENCE_PROJECTIONS, CostModel
+from sim.engine_costs import KERNEL_DEFAULTS, MATRIX_KERNELS, PER_TOKEN_KERNELS, EngineCosts
 from sim.hardware import Hardware
 
 LONGEST_HOST_S = 0.1

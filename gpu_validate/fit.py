@@ -228,6 +228,8 @@ def fit_text(report: Mapping[str, Any]) -> str:
     """
     profile, sweep, left_out = report["profile"], report["sweep"], report["left_out"]
     lines = [f"{profile['name']}: {sweep['rows']} rows of {sweep['file']} (sha256 {sweep['sha256'][:12]})"]
+    measured = [name for name, origin in report["origins"].items() if origin == "measured"]
+    lines.append(f"measured groups: {', '.join(measured) or 'none, all coefficients are those of the base profile'}")
     for name, group in report["groups"].items():
         errors = [f"{split} {100 * one['mape']:.1f} % (n = {one['n']})" for split, one in group["errors"].items()]
         lines.append(f"{name}: mean absolute error {', '.join(errors)}")

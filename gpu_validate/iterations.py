@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpu_validate.live import free_device
 from gpu_validate.shapes import TEST_STREAM, TINY, Shape, Split
 from gpu_validate.timing import Measured, summarise
 from policies.base import Request
@@ -19,12 +20,13 @@ from sim.job import Job
 if TYPE_CHECKING:
     from gpu_validate.commands import Options
     from gpu_validate.engine.build import Engine
-    from gpu_validate.runner import Tally
+    from gpu_validate.runner import Measure, Tally
 
 POOL_TOKENS = 40_000  # of the engine that is measured
 ADAPTERS = 100
 DECODE_STEPS = 20
 PREFILL_RUNS = 10
+LEAST_RUNS = 3  # even where the time is up: one run says nothing about its own noise
 RANKS = (8, 16, 32, 64, 128)  # dealt to the adapters in turn
 
 
@@ -96,7 +98,7 @@ class Iterations:
         from gpu_validate.engine.build import open_engine  # noqa: PLC0415 - needs torch
 
         model = options.models[0] if options.models else "llama-7b"
-        pool = [f"memory.kv_pool_tokens={POOL_TOKENS}", "adapters.memory=idle"]
+        pool = [f"memory.kv_pool_tokens={POOL_TOKENS}", "adapters.memory=idle", "limits.running_requests=256"]
         workload = {"requests": 1, "adapters": ADAPTERS}
         extra = {"workload": workload, "model": "llama-7b" if model == TINY.name else model, "hardware": "h200"}
         deployment = deploy(load_config("slora", pool, extra))
@@ -117,22 +119,28 @@ class Iterations:
         Raises:
             RuntimeError: if the engine has no room for it.
         """
-        worker, config = self._engine.device.worker, shape.config
-        jobs = self._jobs(config)
-        is_prefill = config["phase"] == "prefill"
-        begin, seconds = perf_counter(), list[float]()
+        worker, jobs = self._engine.device.worker, self._jobs(shape.config)
         try:
-            while len(seconds) < (PREFILL_RUNS if is_prefill else 1) and (
-                not seconds or perf_counter() - begin < left_s
-            ):
-                worker.release(self._engine.core)  # nobody is live there: all seats are given back
-                seconds.append(self._timed(lambda: worker.prefill(jobs)))
-            if not is_prefill:
-                worker.decode(jobs)  # kernels are compiled and graphs captured before the first that counts
+            self._prefill(jobs)  # kernels are compiled and graphs captured before the first that counts
+            if shape.config["phase"] == "prefill":
+                seconds = self._prefills(jobs, left_s)
+            else:
+                worker.decode(jobs)
                 seconds = [self._timed(lambda: worker.decode(jobs)) for _ in range(DECODE_STEPS)]
         finally:
             worker.release(self._engine.core)
         return Measured(summarise(seconds, "host"))
+
+    def _prefills(self, jobs: list[Job], left_s: float) -> list[float]:
+        begin, seconds = perf_counter(), list[float]()
+        while len(seconds) < LEAST_RUNS or (len(seconds) < PREFILL_RUNS and perf_counter() - begin < left_s):
+            seconds.append(self._prefill(jobs))
+        return seconds
+
+    def _prefill(self, jobs: list[Job]) -> float:
+        worker = self._engine.device.worker
+        worker.release(self._engine.core)  # nobody is live there: all seats are given back
+        return self._timed(lambda: worker.prefill(jobs))
 
     def _timed(self, work: Any) -> float:
         import torch  # noqa: PLC0415
@@ -159,24 +167,45 @@ class Iterations:
         return jobs
 
 
+class OneAtATime:
+    """Measures each shape on an engine of its kernel, made when it is first needed: two do not fit on one GPU.
+
+    Args:
+        make: returns what measures iterations with a kernel.
+    """
+
+    def __init__(self, make: Callable[[str], Measure]) -> None:
+        self._make = make
+        self._kernel: str | None = None
+        self._measure: Measure | None = None
+
+    def __call__(self, shape: Shape, left_s: float) -> Measured:
+        """Measure one shape within the seconds that are left; an engine that cannot be made fails its shapes only."""
+        if self._measure is None or self._kernel != shape.config["kernel"]:
+            self._measure, self._kernel = None, shape.config["kernel"]
+            free_device()
+            self._measure = self._make(self._kernel)
+        return self._measure(shape, left_s)
+
+
 def main_iterations(options: Options) -> Tally:
     """Measure iterations of the mini engine with every LoRA kernel that can run here.
 
     Raises:
         ValueError: if torch or the device is not here, or the model is unknown.
     """
-    from gpu_validate.commands import bench  # noqa: PLC0415 - it imports this module late, too
+    from gpu_validate.commands import bench, told  # noqa: PLC0415 - it imports this module late, too
 
     ready = bench(options)
     from gpu_validate.lora.backends import available  # noqa: PLC0415
 
     wanted = ("torch_loop",) if options.tiny else ("segmented", "bgmv")
     usable = [name for name in wanted if available()[name] is None]
-    engines = {name: Iterations(options, name, uses_graphs=not options.tiny) for name in usable}
     model = TINY.name if options.tiny else options.models[0] if options.models else "llama-7b"
     shapes = [
         shape
         for name in usable
         for shape in iteration_shapes(model, name, options.seed, graph=not options.tiny, tiny=options.tiny)
     ]
-    return ready.run("iterations", shapes, lambda shape, left: engines[shape.config["kernel"]](shape, left))
+    measure = OneAtATime(lambda kernel: Iterations(options, kernel, uses_graphs=not options.tiny))
+    return told(ready.run("iterations", shapes, measure))

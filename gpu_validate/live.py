@@ -63,6 +63,13 @@ def serve(loaded: Loaded, setup: Setup, label: str = "measured") -> Served:
         ValueError: if the engine cannot be built.
         RuntimeError: if the backend cannot be used here.
     """
+    try:
+        return _serve(loaded, setup, label)
+    finally:
+        free_device()
+
+
+def _serve(loaded: Loaded, setup: Setup, label: str) -> Served:
     from gpu_validate.engine.build import open_engine  # noqa: PLC0415 - needs torch
 
     deployment = deploy(loaded, asks_every_step=True)
@@ -86,12 +93,28 @@ def serve(loaded: Loaded, setup: Setup, label: str = "measured") -> Served:
     return Served(result, Observed(label, result.requests, iterations, counters_of(result.summary)))
 
 
+def free_device() -> None:
+    """Give back what a finished engine held: it is full of cycles, and a second one does not fit beside it."""
+    import torch  # noqa: PLC0415 - slow to import, and optional
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def copy_mode(loaded: Loaded) -> str:
-    """Return how the engine copies an adapter: S-LoRA's way if the configuration moves each twice."""
+    """Return how the engine copies an adapter: S-LoRA's way if the configuration moves each twice, vLLM's into slots.
+
+    Without page-locked memory (`loading.pinned`) copies are cut all the same; `pageable` is one copy from there.
+    """
     loading = loaded.config.loading
+    if str(loaded.config.adapters.memory) == "slots":
+        return "vllm_slots"
     if loading.copies >= 2:
         return "slora_double"
-    return "per_layer" if loading.ops_per_layer else "flat"
+    if loading.ops_per_layer:
+        return "per_layer"
+    return "flat" if loading.pinned else "pageable"
 
 
 def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
@@ -105,7 +128,7 @@ def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
             (one.issued - one.start) / TICKS_PER_S,
             one.planned / TICKS_PER_S,
             "prefill" if one.is_prefill else "decode",
-            one.requests,
+            len(one.requests),
             one.tokens,
         )
         for one in iterations
@@ -115,15 +138,18 @@ def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
 
 def _warm(engine: Engine, longest_tokens: int) -> None:
     """Run every shape that the run may meet once, so that kernels are compiled and graphs captured beforehand."""
-    from gpu_validate.engine.graphs import BUCKETS, padded_blocks  # noqa: PLC0415 - needs torch
+    import torch  # noqa: PLC0415 - slow to import, and optional
+
+    from gpu_validate.engine.graphs import BUCKETS, widths_to  # noqa: PLC0415 - needs torch
+    from gpu_validate.engine.kv import BLOCK_TOKENS  # noqa: PLC0415
 
     worker = engine.device.worker
     if worker.device.type != "cuda":
         return
-    widest = padded_blocks(-(-longest_tokens // 16))
-    widths = [1 << power for power in range(widest.bit_length())]
+    widths = widths_to(-(-longest_tokens // BLOCK_TOKENS))
     buckets = [bucket for bucket in BUCKETS if bucket <= MOST_WARMED]
     worker.warm(buckets, widths, [tokens for tokens in (16, 128, 512, 2048) if tokens < longest_tokens])
+    torch.cuda.synchronize(worker.device)  # the run's clock starts when nothing is left to do
 
 
 @contextmanager

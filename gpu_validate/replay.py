@@ -6,13 +6,12 @@ produce what `sim.engine` produces, to the tick; so whatever a real run shows be
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from sim.core import Core
 from sim.job import Job
-from sim.link import Link, Transfer
+from sim.link import AnyTransfer, Link
 from sim.records import NEVER, Records
 from sim.steps import Step
 from sim.ticks import to_ticks
@@ -24,7 +23,7 @@ class Landed(NamedTuple):
     """A transfer that is complete, and when that was."""
 
     at: int
-    transfer: Transfer
+    transfer: AnyTransfer
 
 
 class Device(Link, Protocol):
@@ -103,10 +102,11 @@ class Replay:
     def _deliver(self, until: int) -> int:
         """Tell the core, in order, what has happened up to and including this instant; return how many things."""
         delivered = 0
-        landings = deque(self._device.landed(until))
+        # One at a time: what one landing starts, another channel's load say, may land before the next.
+        landed = next(iter(self._device.landed(until)), None)
         while True:
             arrival = NEVER if self._next is None else self._next.arrival
-            landing = landings[0].at if landings else NEVER
+            landing = NEVER if landed is None else landed.at
             due_s = self._due_s()
             timer = NEVER if due_s is None else to_ticks(due_s)
             at, order = min((arrival, ARRIVAL), (landing, LOADED), (timer, TIMER))
@@ -115,9 +115,10 @@ class Replay:
             delivered += 1
             if order == ARRIVAL:
                 self._submit()
-            elif order == LOADED:
+            elif order == LOADED and landed is not None:
                 self._records.end = at
-                self._core.loaded(landings.popleft().transfer, at)
+                self._core.loaded(landed.transfer, at)
+                landed = next(iter(self._device.landed(until)), None)
             elif due_s is not None:
                 self._core.woken(due_s)
 

@@ -35,6 +35,7 @@ def text_of(report: Report) -> str:
     for metric in METRICS:
         lines += _metric_lines(metric, against["metrics"][metric], None if floor is None else floor["metrics"][metric])
     lines += ["", *_iteration_lines(against["iterations"])]
+    lines += [*_in_situ_lines(report["in_situ"])]
     lines += [*_counter_lines(against["counters"], None if floor is None else floor["counters"])]
     lines += ["", *(_aim_line(aim) for aim in report["aims"])]
     lines += [] if report["paired"] else ["aims need runs of the same requests: not judged"]
@@ -89,6 +90,19 @@ def _iteration_lines(errors: Report | None) -> Iterator[str]:
             f"  {kind}: MAPE {_percent(found['mape'])}, bias {_percent(found['bias'])}, "
             f"P95 {_percent(found['p95'])}, of all time {_percent(found['total_bias'])}, "
             f"n = {found['n']} of {errors['iterations']}"
+        )
+
+
+def _in_situ_lines(found: Report | None) -> Iterator[str]:
+    for kind, one in (found or {}).items():
+        head = f"in situ, {kind}, a diagnosis that nothing here uses:"
+        if "scale" not in one:
+            yield f"{head} too few iterations (n = {one['n_fit']} and {one['n_test']})"
+            continue
+        errors = f"mean absolute error {_percent(one['mape'])} would be {_percent(one['mape_scaled'])}"
+        yield (
+            f"{head} measured / predicted {one['scale']:.3f} in the first part (n = {one['n_fit']}); with it, in the "
+            f"rest (n = {one['n_test']}), {errors}"
         )
 
 

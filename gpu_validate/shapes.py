@@ -65,7 +65,7 @@ def kernel_shapes(
         seed: of the random interior points.
         kernels: LoRA backends that this machine has.
         dtype: what it computes in.
-        tiny: a handful of small shapes, which a CPU can do.
+        tiny: small shapes, which a CPU can do, and no more than every fit needs.
 
     Raises:
         ValueError: if the model's output projection is not square, which a `dense` row cannot say.
@@ -73,8 +73,7 @@ def kernel_shapes(
     if model.heads * model.head_dim != model.hidden:
         msg = f"{model.name}: heads * head_dim must be the hidden size, got {model.heads * model.head_dim}"
         raise ValueError(msg)
-    rng = np.random.default_rng([seed, TEST_STREAM])
-    top = 16 if tiny else 4096
+    rng, top = np.random.default_rng([seed, TEST_STREAM]), 256 if tiny else 4096
     families: list[Iterable[Shape]] = [
         _along("dense", partial(_dense, model, dtype), _edges(top), top, 3 if tiny else 12, (2 * top,), rng),
         _along("lm_head", partial(_lm_head, model), _powers(top // 16, 4), top // 16, 4, (top // 4,), rng),
@@ -151,13 +150,13 @@ def _prefills(model: Model, top: int, rng: np.random.Generator) -> Iterator[Shap
 
 def _decodes(model: Model, top: int, rng: np.random.Generator) -> Iterator[Shape]:
     token_bytes = model.kv_token_bytes // model.layers
-    most, longest = max(top // 16, 2), max(top // 2, 2)
+    most, longest, step = max(top // 16, 2), max(top // 2, 2), 4 if top > 1024 else 2
 
     def shape(requests: int, each: int, split: Split) -> Shape:
         config = {"layers": 1, "requests": requests, "context_tokens": requests * each, **_heads(model)}
         return _shape("attention_decode", config, split)
 
-    fit = [shape(requests, each, "fit") for requests in _powers(most, 4) for each in (longest // 16 or 1, longest)]
+    fit = [shape(requests, each, "fit") for requests in _powers(most, step) for each in (longest // 16 or 1, longest)]
     test = [shape(_inside(rng, 1, most), _inside(rng, longest // 16 or 1, longest), "test") for _ in range(8)]
     beyond = [shape(2 * most, longest // 4 or 1, "extrapolation"), shape(1, 4 * longest, "extrapolation")]
     yield from (one for one in (*fit, *test, *beyond) if one.config["context_tokens"] * token_bytes <= KV_LIMIT_BYTES)
@@ -165,7 +164,7 @@ def _decodes(model: Model, top: int, rng: np.random.Generator) -> Iterator[Shape
 
 def _launches(*, tiny: bool) -> Iterator[Shape]:
     for graph in (False, True):
-        for kernels in (1, 4) if tiny else (1, 10, 100, 640):
+        for kernels in (1, 2, 4, 8, 16) if tiny else (1, 10, 100, 640):
             yield _shape("launch", {"kernels": kernels, "graph": graph}, "fit")
         yield _shape("launch", {"kernels": 3 if tiny else 320, "graph": graph}, "test")
 
@@ -176,7 +175,8 @@ def _loras(model: Model, kernel: str, rng: np.random.Generator, *, tiny: bool) -
         features = {"in_features": model.hidden, "out_features": model.hidden, "projections": 1}
         return {"kernel": kernel, "phase": phase, **size, **features}
 
-    decode = ((1, 1), (4, 2)) if tiny else ((1, 1), (8, 1), (8, 8), (32, 1), (32, 8), (32, 32), (128, 16), (128, 64))
+    decode: tuple[tuple[int, int], ...] = ((1, 1), (8, 1), (8, 8), (32, 1), (32, 8), (32, 32), (128, 16), (128, 64))
+    decode = ((1, 1), (2, 1), (4, 2), (8, 4), (8, 8)) if tiny else decode
     prefill = ((8, 2),) if tiny else ((256, 1), (1024, 1), (1024, 4), (4096, 8))
     for phase, sizes in (("decode", decode), ("prefill", prefill)):
         for ranks in ((4,), (4, 8)) if tiny else MIXES:

@@ -122,6 +122,7 @@ class Refusal(Enum):
     PROMPT_TOKENS = "the prefill iteration's prompt tokens are used up"
     RUNNING = "the limit on running requests is reached"
     ADAPTERS = "the limit on distinct adapters in the batch is reached"
+    MERGED = "another adapter is merged into the weights"
     KV = "the KV cache could overflow"
     ADAPTER = "the KV would fit but the adapter does not, even with every idle adapter evicted"
 
@@ -270,7 +271,8 @@ class Prefetch(Timed):
     """Chooses adapters to bring in before a request that needs them is admitted.
 
     `asks_at_steps`: decode steps since the last admission at which `wanted` is asked; None: whenever something changed.
-    `may_evict`: whether an idle adapter of a lower score, wanted by no waiting request, may make room.
+    `may_evict`: whether an idle adapter of a lower score, wanted by no waiting request, may make room for the adapter of
+    one that waits; what is only foreseen never drives anything out.
     `only_waiting`: whether it only ever wants adapters of waiting requests, so that it need not be asked without any.
     """
 

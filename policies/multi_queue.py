@@ -219,7 +219,13 @@ class MultiQueue(LaneScheduler):
 
 
 class StaticLanes(LaneScheduler):
-    """Chameleon's static variant: lanes of equal width in request size and of equal quota, for ever."""
+    """Chameleon's static variant: lanes of equal width in request size and of equal quota, for ever.
+
+    Attributes:
+        lanes: how many.
+        a, b, size, maxima, base_share, charge_adapter, lending, bypass, bypass_lookahead, squash, total: see
+            `MultiQueue`.
+    """
 
     name = "static-lanes"
     source = "Chameleon (MICRO'25, arXiv 2411.17741), Figure 22"

@@ -1,4 +1,7 @@
-"""Prefetchers that look at the waiting queue only: none, every waiting request's adapter, S-LoRA's next batch."""
+"""Prefetchers that look at the waiting queue: none, every waiting request's adapter, S-LoRA's next batch.
+
+`Foreseeing` is what prefetchers that also expect requests have in common.
+"""
 
 from __future__ import annotations
 
@@ -65,6 +68,42 @@ class SLoRAPrefetch(Prefetch):
     def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:  # noqa: ARG002 - no clock
         """Yield each distinct adapter of the waiting requests that fit into one prefill together."""
         return _distinct(_first_prefill(waiting, self._prompt_tokens))
+
+
+class Foreseeing(Prefetch):
+    """Bring in the adapters of waiting requests, then, into free memory only, those of requests that are expected.
+
+    It does not know what is resident: with more adapters foreseen than fit each would drive out another at every step,
+    for ever, so guesses evict nobody. What is foreseen may depend on what has happened, not on when it is asked.
+    """
+
+    may_evict = True
+
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:  # noqa: ARG002 - see above
+        """Yield each distinct adapter once, the waiting requests' first."""
+        seen: set[Adapter | None] = {None}
+        queued = 0
+        for queued, request in enumerate(waiting, 1):  # noqa: B007 - how many there were counts below
+            if request.adapter is not None and request.adapter not in seen:
+                seen.add(request.adapter)
+                yield request.adapter
+        yield from (adapter for adapter in self._foreseen(queued) if adapter not in seen)
+
+    def _foreseen(self, queued: int) -> Iterable[Adapter]:  # noqa: ARG002 - nothing is expected
+        """Return the distinct adapters of expected requests, most urgent first, while so many requests wait."""
+        return ()
+
+
+def fraction(name: str, value: float) -> float:
+    """Return the value.
+
+    Raises:
+        ValueError: if it is not above 0 and below 1.
+    """
+    if 0 < value < 1:
+        return value
+    msg = f"{name} must be above 0 and below 1, got {value!r}"
+    raise ValueError(msg)
 
 
 def _distinct(requests: Iterable[Request]) -> Iterator[Adapter]:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from policies.base import Adapter, Cache, Prefetch, Request
 from sim.job import AdapterSlot, Job
 from sim.ledger import Ledger
-from sim.link import Link, Transfer
+from sim.link import AdapterTransfer, Link
 from sim.memory import GpuMemory, MemoryLimits
 from sim.records import SOURCES
 from sim.shape import Costs
 from sim.ticks import TICKS_PER_S
+from sim.tiers import HostTier
 
 BASE_MODEL, RESIDENT, PREFETCHED, IN_FLIGHT, ON_HOST = range(len(SOURCES))
 
@@ -45,7 +46,10 @@ class AdapterTraffic:
         changed: Callable[[], None],
     ) -> None:
         self.memory = GpuMemory(limits, cache, self._evicted)
-        self.palette = [None if adapter is None else AdapterSlot(adapter, i) for i, adapter in enumerate(adapters)]
+        self.palette = [
+            None if adapter is None else AdapterSlot(adapter, i, limits.slot_bytes)
+            for i, adapter in enumerate(adapters)
+        ]
         self.slots = {slot.adapter: slot for slot in self.palette if slot is not None}
         self.missing = 0  # adapters that waiting requests need and that are not even on their way
         self.active = 0  # distinct adapters of admitted requests
@@ -61,11 +65,23 @@ class AdapterTraffic:
         self._drops = type(cache).drops is not Cache.drops
         self._announces = type(cache).announced is not Cache.announced
         self._asked_at_step: int | None = None
+        host, slots = limits.host, self.slots.values()
+        self._host = None if host is None else HostTier(host.capacity_bytes, slots if host.starts_warm else ())
 
     def queued(self, slot: AdapterSlot) -> None:
         """One more waiting request needs this adapter."""
         slot.queued += 1
         self.missing += slot.queued == 1 and not slot.held
+
+    def unqueued(self, slot: AdapterSlot) -> None:
+        """One waiting request less needs this adapter."""
+        slot.queued -= 1
+        self.missing -= slot.queued == 0 and not slot.held
+
+    def pin(self, slot: AdapterSlot) -> None:
+        """Add a user that keeps the adapter where it is."""
+        self.memory.acquire(slot)
+        self.active += slot.users == 1
 
     def acquire(self, slot: AdapterSlot, now: int) -> int:
         """Give the adapter to a request that no longer waits; return where it was (an index into SOURCES)."""
@@ -74,16 +90,16 @@ class AdapterTraffic:
             source = PREFETCHED if slot.ready else IN_FLIGHT
             slot.prefetched = False
             self._ledger.prefetch_was_useful(slot)
-        slot.queued -= 1
-        self.missing -= slot.queued == 0 and not slot.held
-        self.memory.acquire(slot)
-        self.active += slot.users == 1
+        elif slot.fetched:
+            source, slot.fetched = ON_HOST, False
+        self.unqueued(slot)
+        self.pin(slot)
         slot.last_used = now
         self._cache.used(slot.adapter, now / TICKS_PER_S)
         return source
 
     def release(self, slot: AdapterSlot) -> None:
-        """Take the adapter back from a request that has left the batch."""
+        """Take the adapter back from a request that has left the batch, or from another user."""
         self.memory.release(slot)
         self.active -= slot.users == 0
 
@@ -95,6 +111,36 @@ class AdapterTraffic:
             job.loads_for_itself = True
             self._load(slot, now, is_demand=True)
         slot.waiters.append(job)
+
+    def try_fetch(self, slot: AdapterSlot, now: int) -> bool:
+        """Send for an adapter because the scheduler says so; True if it is there, on its way or now sent for."""
+        if slot.held:
+            return True
+        has_room = self.memory.make_room_beside_queued(slot, now)
+        if has_room:
+            self._load(slot, now, is_demand=True)
+            slot.fetched = True
+        return has_room
+
+    def read(self, transfer: AdapterTransfer, now: int) -> None:
+        """An adapter has come from disk to the host: send it on."""
+        self._ledger.read(transfer, now)
+        if self._host is not None:
+            self._host.take_in(transfer.slot)
+        self._send(transfer.slot, now, is_demand=transfer.is_demand)
+
+    def landed(self, transfer: AdapterTransfer, now: int) -> None:
+        """An adapter is complete on the GPU: tell those that wait for it."""
+        slot = transfer.slot
+        self.memory.landed(slot)
+        self._ledger.transferred(transfer, now)
+        for job in slot.waiters:
+            self._ledger.adapter_ready(job, transfer, now)
+        slot.waiters.clear()
+
+    def load_ticks(self, slot: AdapterSlot) -> int:
+        """Return how long the link is busy with an adapter."""
+        return self._costs.load(slot.adapter.size_bytes)
 
     def drop(self, now: int, *, batch_is_empty: bool) -> None:
         """Let the cache policy give back idle adapters after a decode step that ended a request."""
@@ -132,7 +178,7 @@ class AdapterTraffic:
     def _is_brought(self, slot: AdapterSlot, now: int) -> bool:
         if slot.held:
             return True
-        may_evict = self._prefetch.may_evict
+        may_evict = self._prefetch.may_evict and slot.queued > 0
         has_room = self.memory.make_room_below(slot, now) if may_evict else self.memory.has_room_for(slot)
         if has_room:
             self._load(slot, now, is_demand=False)
@@ -142,7 +188,14 @@ class AdapterTraffic:
     def _load(self, slot: AdapterSlot, now: int, *, is_demand: bool) -> None:
         self.missing -= slot.queued > 0
         self.memory.hold(slot, now)
-        self._link.send(Transfer(slot, self._costs.load(slot.size), now, is_demand=is_demand))
+        if self._host is None or self._host.has(slot):
+            self._send(slot, now, is_demand=is_demand)
+            return
+        ticks = self._costs.read(slot.adapter.size_bytes)
+        self._link.send(AdapterTransfer(slot, ticks, now, is_demand=is_demand, channel="disk"))
+
+    def _send(self, slot: AdapterSlot, now: int, *, is_demand: bool) -> None:
+        self._link.send(AdapterTransfer(slot, self.load_ticks(slot), now, is_demand=is_demand))
 
     def _evicted(self, slot: AdapterSlot, now: int) -> None:
         self.missing += slot.queued > 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from policies.base import Adapter, Refusal, Request
 from sim.job import AdapterSlot, Job
-from sim.peak import PeakTest
+from sim.reservation import Reservation
 
 if TYPE_CHECKING:
     from sim.core import Core
@@ -33,21 +33,41 @@ class Waiting:
 class Round:
     """What one admission round may still take, and what it took."""
 
-    __slots__ = ("_core", "_left_tokens", "_now", "_refused", "accepted", "refusal", "squashed")
+    __slots__ = ("_core", "_left_tokens", "_now", "_refused", "aborted", "accepted", "refusal", "stopped")
 
     def __init__(self, core: Core, now: int) -> None:
         self._core = core
         self._now = now
-        self._left_tokens = core.options.batch_prompt_tokens
-        self._refused: list[tuple[PeakTest, Job, int]] = []
+        self._left_tokens = prompt_budget(core)
+        self._refused: list[tuple[Reservation, Job, int]] = []
         self.accepted: list[Job] = []
-        self.squashed: list[Job] = []
+        self.stopped: list[Job] = []
+        self.aborted: list[Job] = []
         self.refusal: Refusal | None = None
 
     @property
+    def step(self) -> int:
+        """Iterations that have decoded so far."""
+        return self._core.step
+
+    @property
     def running(self) -> Sequence[Request]:
-        """Requests admitted in earlier rounds and not finished, oldest admission first."""
-        return [job.request for job in self._core.running]
+        """Requests in the decode batch, oldest admission first."""
+        core = self._core
+        for job in core.running:
+            job.request.generated_tokens = core.generated_tokens(job)
+        return [job.request for job in core.running]
+
+    @property
+    def joining(self) -> Sequence[Request]:
+        """Requests admitted but not yet in the decode batch."""
+        return [job.request for job in self._core.joining]
+
+    @property
+    def merged(self) -> Adapter | None:
+        """The adapter that is merged into the base model's weights."""
+        merged = self._core.merged
+        return None if merged is None else merged.adapter
 
     def is_resident(self, adapter: Adapter | None) -> bool:
         """Whether the adapter (None: the base model) could be used now without a load."""
@@ -59,16 +79,14 @@ class Round:
         Raises:
             RuntimeError: if the request does not wait.
         """
-        job = self._core.waiting.get(request.id)
-        if job is None or job.is_admitted:
-            msg = f"a scheduler offered {request!r}, which does not wait"
-            raise RuntimeError(msg)
+        job = self._waiting(request)
         self.refusal = self._refusal(job)
         if self.refusal is not None:
             return False
-        self._left_tokens -= job.prompt_tokens
+        if job.needs_prefill:
+            self._left_tokens -= job.base_tokens
         self.accepted.append(job)
-        self._core.admit(job, self._now)
+        self._core.seats.admit(job, self._now)
         return True
 
     def wait_s(self, request: Request) -> float:
@@ -91,7 +109,7 @@ class Round:
         if core.adapters.active - (freed is not None) + (new_bytes > 0) > core.options.distinct_adapters:
             return False
         absent = 0 if job.slot is None or job.slot.held else job.slot.size
-        kv_bytes = (job.prompt_tokens - core.held_tokens(held)) * memory.token_bytes
+        kv_bytes = self._kv_bytes(job) - core.kv.bytes_of(core.held_tokens(held))
         if not memory.can_make_room(kv_bytes, absent - freed_bytes, keep=job.slot):
             return False
         peak, limit = core.peak.without(held), memory.kv_cap_tokens(new_bytes - freed_bytes)
@@ -103,8 +121,50 @@ class Round:
     def squash(self, victim: Request) -> None:
         """Stop a running request, drop its KV and make it wait again; its work is repeated later."""
         job = self._core.live[victim.id]
-        self._core.squash(job)
-        self.squashed.append(job)
+        self._core.stops.squash(job)
+        self.stopped.append(job)
+
+    def preempt(self, request: Request) -> None:
+        """Take a running request out of the batch; it waits again and keeps what it has generated.
+
+        Raises:
+            RuntimeError: if the request does not run.
+        """
+        job = self._core.live.get(request.id)
+        if job is None or job not in self._core.running:
+            msg = f"a scheduler preempts {request!r}, which does not run"
+            raise RuntimeError(msg)
+        self._core.stops.preempt(job, self._core.options.preempted, self._now)
+        self.stopped.append(job)
+
+    def abort(self, request: Request, reason: str) -> None:
+        """Turn a waiting request away for good.
+
+        Raises:
+            RuntimeError: if the request does not wait.
+        """
+        job = self._waiting(request)
+        self._core.turn_away(job, reason)
+        self.aborted.append(job)
+
+    def try_fetch(self, adapter: Adapter) -> bool:
+        """Bring an adapter in ahead of an admission; True if it is there, on its way or now sent for."""
+        adapters = self._core.adapters
+        return adapters.try_fetch(adapters.slots[adapter], self._now)
+
+    def drop(self, adapter: Adapter) -> None:
+        """Evict an adapter that no admitted request uses, if it is there."""
+        slot = self._core.adapters.slots[adapter]
+        if slot.idle:
+            self._core.memory.evict(slot, self._now)
+
+    def merge(self, adapter: Adapter | None) -> None:
+        """Merge an adapter into the weights, or (None) none.
+
+        Raises:
+            RuntimeError: if the adapter is not on the GPU.
+        """
+        self._core.seats.merge(None if adapter is None else self._core.adapters.slots[adapter])
 
     def next_fit(self) -> int | None:
         """Return the first later decode step at which a refusal of this round could turn, if nothing else changes."""
@@ -112,16 +172,32 @@ class Round:
         fits = (peak.first_fit(job, step, limit) for peak, job, limit in self._refused)
         return min((fit for fit in fits if fit is not None), default=None)
 
+    def _waiting(self, request: Request) -> Job:
+        job = self._core.waiting.get(request.id)
+        if job is None or job.is_admitted:
+            msg = f"a scheduler offered {request!r}, which does not wait"
+            raise RuntimeError(msg)
+        return job
+
     def _refusal(self, job: Job) -> Refusal | None:
-        options = self._core.options
-        if job.prompt_tokens > self._left_tokens:
+        core, options = self._core, self._core.options
+        if job.needs_prefill and not self._has_budget(job):
             return Refusal.PROMPT_TOKENS
-        if len(self._core.live) >= options.running_requests:
+        if len(core.live) >= options.running_requests:
             return Refusal.RUNNING
+        if core.merged is not None and job.slot is not core.merged:
+            return Refusal.MERGED
         is_new = job.slot is not None and not job.slot.users
-        if is_new and self._core.adapters.active >= options.distinct_adapters:
+        if is_new and core.adapters.active >= options.distinct_adapters:
             return Refusal.ADAPTERS
         return self._memory_refusal(job)
+
+    def _has_budget(self, job: Job) -> bool:
+        # A chunked prefill starts with whatever is left; a recomputed prompt may exceed the limit, but then goes alone.
+        if self._core.options.prefill == "chunked":
+            return self._left_tokens > 0
+        is_alone = not self.accepted and job.base_tokens > self._core.options.batch_prompt_tokens
+        return job.base_tokens <= self._left_tokens or is_alone
 
     def _memory_refusal(self, job: Job) -> Refusal | None:
         core, memory = self._core, self._core.memory
@@ -129,12 +205,27 @@ class Round:
         limit = memory.kv_cap_tokens(new)
         if not self._fits(core.peak, job, limit):
             return self._peak_refusal(job, limit)
+        kv_bytes = self._kv_bytes(job)
+        if core.grows_on_demand and not memory.can_make_room(kv_bytes + self._growth_bytes(job), 0, keep=job.slot):
+            return Refusal.KV
         if memory.active_bytes + new > memory.adapter_limit:
             return Refusal.ADAPTER
         absent = 0 if job.slot is None or job.slot.held else job.slot.size
-        if not memory.can_make_room(job.prompt_tokens * memory.token_bytes, absent, keep=job.slot):
+        if not memory.can_make_room(kv_bytes + self._growth_bytes(job), absent, keep=job.slot):
             return Refusal.ADAPTER
         return None
+
+    def _kv_bytes(self, job: Job) -> int:
+        return 0 if job.kv == "gpu" else self._core.kv.bytes_of(job.base_tokens)
+
+    def _growth_bytes(self, job: Job) -> int:
+        """Return what the batch, this request in it, must be able to take next where growth is on demand."""
+        core = self._core
+        if not core.grows_on_demand:
+            return 0
+        own = core.kv.bytes_of(job.base_tokens + 1) - core.kv.bytes_of(job.base_tokens)
+        watermark = core.options.watermark_bytes if core.live else 0
+        return own + core.kv.growth_bytes(core.step, 1) + watermark
 
     def _peak_refusal(self, job: Job, limit: int) -> Refusal:
         # Either answer can turn while the batch decodes, so the round remembers the limit at which this one would.
@@ -144,13 +235,13 @@ class Round:
         self._may_fit_later(core.peak, job, limit if fits_without_adapter else loose)
         return Refusal.ADAPTER if fits_without_adapter else Refusal.KV
 
-    def _fits(self, peak: PeakTest, job: Job, limit_tokens: int) -> bool:
-        if self._core.starts_late(job):
+    def _fits(self, peak: Reservation, job: Job, limit_tokens: int) -> bool:
+        if self._core.seats.starts_late(job):
             return peak.fits_beside(job, limit_tokens)
         return peak.fits(job, self._core.step, limit_tokens)
 
-    def _may_fit_later(self, peak: PeakTest, job: Job, limit_tokens: int) -> None:
-        if not self._core.starts_late(job):  # else decoding alone changes nothing
+    def _may_fit_later(self, peak: Reservation, job: Job, limit_tokens: int) -> None:
+        if not self._core.seats.starts_late(job):  # else decoding alone changes nothing
             self._refused.append((peak, job, limit_tokens))
 
     @staticmethod
@@ -162,3 +253,11 @@ class Round:
     @staticmethod
     def _new_bytes(job: Job) -> int:
         return 0 if job.slot is None or job.slot.users else job.slot.size
+
+
+def prompt_budget(core: Core) -> int:
+    """Return the prompt tokens that one round may admit."""
+    options = core.options
+    if options.prefill != "chunked":
+        return options.batch_prompt_tokens
+    return options.step_tokens - len(core.running) - sum(job.base_tokens - job.prefilled for job in core.joining)

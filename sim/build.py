@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import simpy
 
-from policies.base import Adapter, Cache, Facts, IntArray, Prefetch, Request, Scheduler
+from policies.base import Adapter, Cache, Facts, IntArray, Prefetch, Request, Router, Scheduler
 from sim.config import Loaded, RunConfig
 from sim.core import Core
 from sim.costs import CostModel
 from sim.engine import Replica, simulate
+from sim.facts import decode_s, future, prefill_s
+from sim.fleet import Fleet
 from sim.hardware import Hardware, load_hardware
 from sim.job import AdapterSlot, Job
 from sim.link import Link
 from sim.memory import MemoryLimits
 from sim.models import Model, load_model
+from sim.names import SEAMS
 from sim.options import EngineOptions
 from sim.plugins import resolve
 from sim.records import Records
+from sim.sizing import engine_options, loading_costs, memory_limits, parallel_of
 from sim.ticks import TICKS_PER_S, to_seconds, to_ticks
 from sim.trace import Trace
 from sim.workload import make_trace, streams
 from sim.yamlfile import ConfigError
 
-UNLIMITED = 1 << 62
 LONGEST_SPAN_S = 4e6  # int64 picoseconds end at 9.2e6 s, and queues need time to empty
 ROWS_AT_ONCE = 4096  # a million requests as Python ints would take as much memory as all records
-# S-LoRA's max_req_total_len; its batch_max_tokens is max(pool / 6, this), so that all it accepts can be prefilled.
-LONGEST_REQUEST_TOKENS = 3072
 
 
 class Policies(NamedTuple):
-    """One fresh instance per seam; a run never shares them with another."""
+    """One fresh instance per seam; a replica never shares them with another, nor a run."""
 
     scheduler: Scheduler
     cache: Cache
@@ -54,18 +56,20 @@ class Deployment:
     trace: Trace
     adapters: tuple[Adapter | None, ...]
     predicted_tokens: IntArray
-    policies: Policies
+    policies: tuple[Policies, ...]  # one set per replica
+    router: Router
 
-    def core(self, link: Link, records: Records) -> Core:
+    def core(self, link: Link, records: Records, replica: int = 0) -> Core:
         """Return the state machine of one engine around its link."""
+        policies = self.policies[replica]
         return Core(
             self.options,
             self.limits,
             self.costs,
             self.adapters,
-            scheduler=self.policies.scheduler,
-            cache=self.policies.cache,
-            prefetch=self.policies.prefetch,
+            scheduler=policies.scheduler,
+            cache=policies.cache,
+            prefetch=policies.prefetch,
             link=link,
             records=records,
         )
@@ -84,6 +88,7 @@ def deploy(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool 
         ValueError: if the hardware, the model or the trace is.
     """
     config = loaded.config
+    parallel = parallel_of(config)
     hardware, model = load_hardware(config.hardware), load_model(config.model)
     trace = make_trace(config.workload, config.seed) if trace is None else trace
     _check_span(trace)
@@ -92,11 +97,12 @@ def deploy(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool 
         model,
         config.costs,
         modules=config.adapters.modules,
-        copies=config.loading.copies,
-        ops_per_adapter=config.loading.ops_per_layer * model.layers,
+        loading=loading_costs(config, model),
+        slots=config.adapters.slots or 0,
+        parallel=parallel,
     )
-    limits = memory_limits(config, hardware, model)
-    options = _options(config, trace, limits, asks_every_step=asks_every_step)
+    limits = memory_limits(config, parallel.as_one(hardware), model, trace)
+    options = engine_options(config, model, trace, limits, asks_every_step=asks_every_step)
     modules = config.adapters.modules
     adapters = tuple(
         None if spec is None else Adapter(spec.id, spec.rank, model.adapter_bytes(spec.rank, modules))
@@ -107,18 +113,44 @@ def deploy(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool 
     predictor.start(facts)
     uniform = streams(config.seed)["prediction"].random(len(trace))
     predicted = predictor.predict(trace.prompt_tokens, trace.output_tokens, uniform)
+    policies = tuple(_policies(loaded, facts) for _ in range(config.replicas))
+    _check_unshared(policies)
+    router = resolve(config.router, "router", marks=loaded.marks)
+    router.start(facts)
+    return Deployment(config, hardware, model, costs, limits, options, trace, adapters, predicted, policies, router)
+
+
+def _policies(loaded: Loaded, facts: Facts) -> Policies:
+    config, marks = loaded.config, loaded.marks
     policies = Policies(
-        resolve(config.scheduler, "scheduler", marks=loaded.marks),
-        resolve(config.cache, "cache", marks=loaded.marks),
-        resolve(config.prefetch, "prefetch", marks=loaded.marks),
+        resolve(config.scheduler, "scheduler", marks=marks),
+        resolve(config.cache, "cache", marks=marks),
+        resolve(config.prefetch, "prefetch", marks=marks),
     )
     for policy in policies:
         policy.start(facts)
-    return Deployment(config, hardware, model, costs, limits, options, trace, adapters, predicted, policies)
+    return policies
 
 
-def play(deployment: Deployment) -> Records:
-    """Simulate a deployment to its end; its policies are used up by that."""
+def _check_unshared(policies: Sequence[Policies]) -> None:
+    for seam, instances in zip(Policies._fields, zip(*policies, strict=True), strict=True):
+        if len(set(map(id, instances))) < len(instances):
+            msg = f"{seam}: an instance cannot serve {len(instances)} replicas; give its class or name"
+            raise ConfigError([msg])
+
+
+def play(deployment: Deployment) -> tuple[Records, ...]:
+    """Simulate a deployment to its end, one `Records` per replica; its policies are used up by that."""
+    if len(deployment.policies) == 1:
+        return (_play_alone(deployment),)
+    builds = [partial(deployment.core, replica=index) for index in range(len(deployment.policies))]
+    poll_ticks = to_ticks(deployment.config.admission.idle_poll_s)
+    fleet = Fleet(builds, deployment.router, idle_poll_ticks=poll_ticks)
+    fleet.serve(jobs(deployment, fleet.palette))
+    return fleet.records
+
+
+def _play_alone(deployment: Deployment) -> Records:
     records = Records()
     env = simpy.Environment()
     replica = Replica(
@@ -133,10 +165,12 @@ def play(deployment: Deployment) -> Records:
 
 def jobs(deployment: Deployment, palette: list[AdapterSlot | None]) -> Iterator[Job]:
     """Yield the requests of the trace in order of arrival, each made when it is drawn."""
+    reserves_predicted = deployment.options.reserve == "predicted"
     for request_id, (arrival, prompt, output, predicted, index) in enumerate(_rows(deployment)):
         slot = palette[index]
         adapter = None if slot is None else slot.adapter
-        yield Job(Request(request_id, to_seconds(arrival), prompt, predicted, adapter), arrival, output, output, slot)
+        request = Request(request_id, to_seconds(arrival), prompt, predicted, adapter)
+        yield Job(request, arrival, output, predicted if reserves_predicted else output, slot)
 
 
 def _rows(deployment: Deployment) -> Iterator[tuple[int, int, int, int, int]]:
@@ -149,33 +183,6 @@ def _rows(deployment: Deployment) -> Iterator[tuple[int, int, int, int, int]]:
         yield from zip(*(column[rows].tolist() for column in columns), strict=True)
 
 
-def memory_limits(config: RunConfig, hardware: Hardware, model: Model) -> MemoryLimits:
-    """Return how many bytes KV and adapters get, together and each.
-
-    Raises:
-        ConfigError: if the card is too small for what is asked.
-    """
-    token = model.kv_token_bytes
-    reserve = hardware.reserve_bytes if config.memory.reserve_bytes is None else config.memory.reserve_bytes
-    card = hardware.memory_bytes - model.weight_bytes - reserve
-    if card < token:
-        msg = f"model: {config.model} does not fit {config.hardware}: {-card} bytes too many with {reserve} in reserve"
-        raise ConfigError([msg])
-    asked = config.memory.kv_pool_tokens
-    pool = card if asked is None else asked * token
-    if not 0 < pool <= card:
-        msg = (
-            f"memory.kv_pool_tokens: {asked} tokens of {token} bytes do not fit; {config.model} leaves "
-            f"{max(card, 0) // token} tokens on {config.hardware} beside {reserve} reserved bytes"
-        )
-        raise ConfigError([msg])
-    if config.adapters.memory == "unified":
-        return MemoryLimits(pool, pool, pool, token)
-    if config.adapters.memory == "idle":
-        return MemoryLimits(card, pool, card, token)
-    return _reserved(config, card, asked, token)
-
-
 def _check_span(trace: Trace) -> None:
     span_s = float(trace.arrival_s.max(initial=0.0))
     if span_s > LONGEST_SPAN_S:
@@ -184,29 +191,6 @@ def _check_span(trace: Trace) -> None:
             "simulated in picoseconds - ask for fewer requests or a higher rate"
         )
         raise ConfigError([msg])
-
-
-def _reserved(config: RunConfig, card: int, pool_tokens: int | None, token: int) -> MemoryLimits:
-    region = config.adapters.reserved_bytes
-    if region is None or not 0 < region < card:
-        msg = f"adapters.reserved_bytes: memory: reserved needs a size below {card} bytes, got {region}"
-        raise ConfigError([msg])
-    kv = card - region if pool_tokens is None else min(card - region, pool_tokens * token)
-    return MemoryLimits(kv + region, kv, region, token)
-
-
-def _options(config: RunConfig, trace: Trace, limits: MemoryLimits, *, asks_every_step: bool) -> EngineOptions:
-    longest_prompt = int(trace.prompt_tokens.max(initial=1))
-    pool_tokens = limits.kv_limit_bytes // limits.kv_token_bytes
-    return EngineOptions(
-        admit_every_steps=config.admission.every_steps,
-        batch_prompt_tokens=config.limits.batch_prompt_tokens
-        or max(pool_tokens // 6, LONGEST_REQUEST_TOKENS, longest_prompt),
-        running_requests=config.limits.running_requests,
-        distinct_adapters=config.limits.distinct_adapters or UNLIMITED,
-        blocks_on_load=config.loading.mode == "blocking",
-        asks_every_step=asks_every_step,
-    )
 
 
 def _facts(
@@ -228,6 +212,12 @@ def _facts(
         max_adapter_bytes=max((adapter.size_bytes for adapter in adapters if adapter is not None), default=1),
         ttft_slo_s=config.ttft_slo_s,
         load_s=lambda adapter: to_seconds(costs.load(adapter.size_bytes)),
+        running_requests=options.running_requests,
+        distinct_adapters=options.distinct_adapters,
+        adapters=tuple(adapter for adapter in adapters if adapter is not None),
+        prefill_s=partial(prefill_s, costs),
+        decode_s=partial(decode_s, costs),
+        future=partial(future, trace, adapters),
     )
 
 
@@ -239,6 +229,7 @@ def check_config(loaded: Loaded) -> None:
         ValueError: if the hardware or the model is.
     """
     config = loaded.config
-    memory_limits(config, load_hardware(config.hardware), load_model(config.model))
-    for seam in ("scheduler", "cache", "prefetch", "predictor"):
+    hardware = parallel_of(config).as_one(load_hardware(config.hardware))
+    memory_limits(config, hardware, load_model(config.model), None)
+    for seam in SEAMS:
         resolve(getattr(config, seam), seam, marks=loaded.marks)

@@ -2,88 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from sim.costs import EngineCosts
-from sim.models import DEFAULT_MODULES
-from sim.names import POLICY_SEAMS
+from sim.mechanism import Adapters, Admission, Limits, Loading, Memory, Parallelism, Section
+from sim.names import SEAMS
+from sim.options import PrefillMode
 from sim.workload import WorkloadConfig
 from sim.yamlfile import ConfigError, KeyPath, Mark, Marks, find, folder_of, load, set_values, validate
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
-    """Unknown keys are errors; instances do not change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Admission(Section):
-    """When and how requests join the batch."""
-
-    every_steps: int = Field(1, ge=0, description="decode steps between admission rounds")
-    reserve: Literal["peak"] = Field(
-        "peak", description="peak: S-LoRA's test that KV cannot overflow if all run to their end"
-    )
-    idle_poll_s: float = Field(0.0, ge=0, description="an empty engine looks for work only this often; 0: at once")
-
-
-class Limits(Section):
-    """Caps on a batch."""
-
-    running_requests: Count = Field(1000, description="admitted requests at once")
-    batch_prompt_tokens: Count | None = Field(
-        None,
-        description="prompt tokens of one prefill; None: a sixth of the pool, at least 3072 and any one prompt",
-    )
-    distinct_adapters: Count | None = Field(None, description="distinct adapters of admitted requests; None: no limit")
-
-
-class Memory(Section):
-    """How much of the GPU serves KV."""
-
-    kv_pool_tokens: Count | None = Field(None, description="tokens of the KV pool; None: all memory that is left over")
-    reserve_bytes: int | None = Field(
-        None, ge=0, description="activations and the like; None: as the hardware profile says"
-    )
-
-
-class Adapters(Section):
-    """Where adapters live on the GPU."""
-
-    memory: Literal["unified", "idle", "reserved"] = Field(
-        "unified",
-        description="unified: inside the KV pool; idle: in memory that KV leaves over; reserved: a region of its own",
-    )
-    reserved_bytes: int | None = Field(
-        None, ge=1, description="size of the reserved region; only with memory: reserved"
-    )
-    modules: tuple[str, ...] = Field(
-        DEFAULT_MODULES, min_length=1, description="projections that every adapter targets"
-    )
-
-
-class Loading(Section):
-    """How an adapter gets from host memory to the GPU."""
-
-    mode: Literal["blocking", "overlapped"] = Field(
-        "blocking",
-        description="blocking: the engine stands still until it is there; overlapped: others go on meanwhile",
-    )
-    copies: float = Field(1.0, gt=0, description="bytes moved over the link per adapter byte (the released S-LoRA: 2)")
-    ops_per_layer: int = Field(1, ge=0, description="copy operations issued per layer")
-
-
 def _spelt_out(given: object) -> object:
-    return {"kind": given} if isinstance(given, str) else given
+    is_no_policy = given is None or isinstance(given, Mapping | list | tuple | bool | int | float)
+    return given if is_no_policy else {"kind": given}
 
 
-PolicySpec = Annotated[dict[str, Any], BeforeValidator(_spelt_out)]
+def _by_name(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return what can be written down of a policy that was given as a class or an instance: its class's path."""
+    kind = spec.get("kind")
+    if kind is None or isinstance(kind, str):
+        return spec
+    cls = kind if isinstance(kind, type) else type(kind)
+    return {**spec, "kind": f"{cls.__module__}:{cls.__qualname__}"}
+
+
+# In files a name, or a mapping of kind and parameters; in Python also a class or an instance.
+PolicySpec = Annotated[dict[str, Any], BeforeValidator(_spelt_out), PlainSerializer(_by_name, when_used="json")]
 
 
 class RunConfig(Section):
@@ -93,15 +43,22 @@ class RunConfig(Section):
     description: str = Field("", description="one sentence on what it is")
     source: str = Field("", description="paper or code that its rules come from")
     admission: Admission = Admission()
+    prefill: PrefillMode = Field(
+        "separate",
+        description="separate: decode pauses; mixed: whole prompts beside decode; chunked: up to limits.step_tokens",
+    )
     limits: Limits = Limits()
     memory: Memory = Memory()
     adapters: Adapters = Adapters()
     loading: Loading = Loading()
+    parallel: Parallelism = Parallelism()
     costs: EngineCosts = EngineCosts()
     scheduler: PolicySpec = Field({"kind": "fcfs"}, description="who joins the batch")
     cache: PolicySpec = Field({"kind": "lru"}, description="which idle adapters leave")
     prefetch: PolicySpec = Field({"kind": "none"}, description="which adapters come ahead of need")
     predictor: PolicySpec = Field({"kind": "confusion"}, description="output lengths as policies see them")
+    replicas: int = Field(1, ge=1, le=1000, description="engines alike, each with its own GPU, link and policies")
+    router: PolicySpec = Field({"kind": "round-robin"}, description="which replica serves a request")
     workload: WorkloadConfig = WorkloadConfig.model_validate({})
     hardware: str = Field("a40", description="packaged profile, or the path of one")
     model: str = Field("llama-7b", description="base model")
@@ -145,7 +102,7 @@ def load_config(
 def _anchored(config: RunConfig, marks: Marks) -> dict[str, PolicySpec]:
     """Return the policies from files, their paths made absolute, so that a resolved configuration can lie anywhere."""
     anchored = {}
-    for seam in POLICY_SEAMS:
+    for seam in SEAMS:
         spec = getattr(config, seam)
         kind = spec.get("kind")
         if isinstance(kind, str) and ".py:" in kind:
@@ -169,8 +126,13 @@ def _overlaid(tree: Any, extra: dict[str, Any]) -> Any:
         raise ConfigError([f"a system file must hold a mapping of keys to values, got {type(tree).__name__}"])
     merged = dict(tree)
     for key, value in extra.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not _is_of_another_kind(value, merged.get(key)):
             merged[key] = _overlaid(merged.get(key) or {}, value)
         elif value is not None:
             merged[key] = value
     return merged
+
+
+def _is_of_another_kind(value: dict[str, Any], known: Any) -> bool:
+    """Whether a mapping names another policy than the one before, whose parameters then mean nothing to it."""
+    return "kind" in value and isinstance(known, dict) and value["kind"] != known.get("kind")

@@ -8,29 +8,32 @@ nothing can be done until something happens outside.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from heapq import heappop, heappush
+from collections.abc import Iterable, Sequence
 
 from policies.base import Adapter, Cache, Prefetch, Scheduler, Timed
-from sim.adapters import BASE_MODEL, AdapterTraffic
+from sim.adapters import AdapterTraffic
 from sim.admission import Round, Waiting
-from sim.forecast import Forecast, prefill_arguments
-from sim.job import Job
+from sim.forecast import Forecast
+from sim.job import AdapterSlot, Job
+from sim.kv import KvPages
 from sim.laws import check_requests
 from sim.ledger import Ledger
-from sim.link import Link, Transfer
+from sim.link import AnyTransfer, KvTransfer, Link
 from sim.memory import MemoryLimits
 from sim.options import EngineOptions
-from sim.pacing import AdmissionClock, run_length
-from sim.peak import PeakTest
-from sim.records import NEVER, Records
+from sim.pacing import AdmissionClock
+from sim.planning import plan_step
+from sim.records import Records
+from sim.reservation import reservation
+from sim.seats import Seats
 from sim.shape import BatchShape, Costs
-from sim.steps import Decode, Horizon, Prefill, Step, run_ticks
+from sim.steps import Decode, Horizon, Mixed, Prefill, Step
+from sim.stopping import Stops
 from sim.ticks import TICKS_PER_S
 
 
 class Core:
-    """The state machine of one engine on one GPU."""
+    """The state machine of one engine on one GPU (or on several that work as one)."""
 
     def __init__(
         self,
@@ -47,8 +50,8 @@ class Core:
     ) -> None:
         self.options = options
         self.costs = costs
-        self.peak = PeakTest()
-        self.shape = BatchShape()
+        self.peak = reservation(options.reserve, options.block_tokens)
+        self.shape = BatchShape(options.slot_rank)
         self.forecast = Forecast(self)
         self.ledger = Ledger(records)
         self.adapters = AdapterTraffic(
@@ -59,19 +62,27 @@ class Core:
             prefetch=prefetch,
             link=link,
             ledger=self.ledger,
-            changed=self._something_changed,
+            changed=self.something_changed,
         )
         self.memory = self.adapters.memory
+        self.kv = KvPages(options.block_tokens, self.memory)
+        self.seats = Seats(self)
+        self.stops = Stops(self)
         self.waiting: OrderedDict[int, Job] = OrderedDict()
-        self.joining: list[Job] = []  # admitted, not yet prefilled
+        self.kept: dict[int, Job] = {}  # those of the waiting whose KV stays on the GPU
+        self.joining: list[Job] = []  # admitted, not yet in the decode batch
         self.running: dict[Job, None] = {}  # in the decode batch
         self.live: dict[int, Job] = {}  # admitted and not finished, by request id
+        self.merged: AdapterSlot | None = None  # in the base model's weights
         self.step = 0  # decode steps done so far
+        self.extra_ticks = 0  # that the next step lasts longer: KV that leaves, adapters that are merged
         self._scheduler = scheduler
         self._prefetch = prefetch
+        self.link = link
         self._view = Waiting(self.waiting)
-        self._ends: list[tuple[int, int, Job]] = []  # heap of (last decode step, request id, job)
         self.clock = AdmissionClock(options.admit_every_steps, asks_always=options.asks_every_step)
+        self._counts_steps = type(scheduler).wakes_at_step is not Scheduler.wakes_at_step
+        self.grows_on_demand = options.reserve != "peak"
         self._planned: Step | None = None
         self.timed = [one for one in (scheduler, prefetch) if type(one).wakes_at_s is not Timed.wakes_at_s]
 
@@ -86,15 +97,18 @@ class Core:
         if job.slot is not None:
             self._prefetch.used(job.slot.adapter, now / TICKS_PER_S)
 
-    def loaded(self, transfer: Transfer, now: int) -> None:
+    def loaded(self, transfer: AnyTransfer, now: int) -> None:
         """Take note that a transfer is complete."""
-        slot = transfer.slot
-        self.memory.landed(slot)
-        self.ledger.transferred(transfer, now)
-        for job in slot.waiters:
-            self.ledger.adapter_ready(job, transfer, now)
-        slot.waiters.clear()
-        self._something_changed()
+        if isinstance(transfer, KvTransfer):
+            transfer.job.kv_lands = False
+            transfer.job.kv = "gpu"
+            self.stops.swapped_bytes -= transfer.size_bytes
+            self.ledger.swapped_in(transfer, now)
+        elif transfer.channel == "disk":
+            self.adapters.read(transfer, now)
+        else:
+            self.adapters.landed(transfer, now)
+        self.something_changed()
 
     def wakes_at_s(self) -> float | None:
         """Return the earliest instant at which a policy wants to be woken."""
@@ -111,7 +125,11 @@ class Core:
             wakes_at_s = policy.wakes_at_s()
             if wakes_at_s is not None and wakes_at_s <= now_s:
                 policy.woken(now_s)
-                self._something_changed()
+                self.something_changed()
+
+    def wakes_at_step(self) -> int | None:
+        """Return the decode step at which the scheduler must be asked again, whatever happens."""
+        return self._scheduler.wakes_at_step() if self._counts_steps else None
 
     def plan(self, now: int, horizon: Horizon) -> Step | None:
         """Return the next step, or None if the engine can only wait.
@@ -120,10 +138,10 @@ class Core:
             now: ticks.
             horizon: asked once the transfers of this plan are sent.
         """
-        if not (self.joining and self.options.blocks_on_load):
+        if not self._holds_back() and not (self.grows_on_demand and self.stops.make_way(now)):
             self._admit(now)
         self._fetch_ahead(now)
-        self._planned = self._plan_prefill(now) or self._plan_decode(now, horizon)
+        self._planned = plan_step(self, now, horizon)
         self.ledger.memory(now, self.memory)
         return self._planned
 
@@ -135,7 +153,10 @@ class Core:
         """
         step, self._planned = self._planned, None
         if isinstance(step, Prefill):
-            self._prefilled(step, now)
+            self.ledger.prefilled(step.start, now, [job.base_tokens for job in step.jobs])
+            self._prefilled(step.jobs, now)
+        elif isinstance(step, Mixed):
+            self._mixed(step, now)
         elif isinstance(step, Decode):
             self._decoded(step, now)
         else:
@@ -149,85 +170,80 @@ class Core:
 
     def held_tokens(self, job: Job) -> int:
         """Return the KV tokens that a running request holds."""
-        return job.prompt_tokens + self.step - job.start_step
+        return job.base_tokens + self.step - job.start_step
+
+    def generated_tokens(self, job: Job) -> int:
+        """Return the tokens that a running request has emitted."""
+        return job.generated + self.step - job.start_step
+
+    def left_ticks(self, job: Job, now: int) -> int | None:
+        """Return the ticks until a request's adapter has landed; None if nobody can know."""
+        return 0 if job.slot is None or job.slot.ready else self.link.left_ticks(job.slot, now)
 
     def check(self) -> None:
         """Raise RuntimeError with the numbers if a law is broken; to be called between steps."""
         self.memory.check()
         check_requests(self)
 
-    def admit(self, job: Job, now: int) -> None:
-        """Take a waiting request into the batch; only `Round` calls this, once it has said yes."""
-        slot = job.slot
-        source = BASE_MODEL if slot is None else self.adapters.acquire(slot, now)
-        self._take_memory(job, now)
-        self.live[job.request.id] = job
-        self.joining.append(job)
-        self.ledger.admitted(job, source, now)
+    def something_changed(self) -> None:
+        """Take note that answers which policies gave may no longer hold."""
+        self.clock.something_changed()
+        self.adapters.asks = True
+        self.forecast.forget()
+
+    def turn_away(self, job: Job, reason: str) -> None:
+        """Reject a waiting request that the scheduler gave up; its place in `waiting` ends with the round."""
         job.is_admitted = True
-        job.is_set_aside = self.starts_late(job)
-        if job.is_set_aside:
-            self.peak.set_aside(job)
-        else:
-            self.peak.add(job, self.step)
-        if slot is not None and not slot.ready:
-            self.adapters.demand(slot, job, now)
-        elif job.ready == NEVER:
-            job.ready = now
+        self.stops.forget(job)
+        if job.slot is not None:
+            self.adapters.unqueued(job.slot)
+        self.ledger.rejected(job, reason)
+        self.something_changed()
 
-    def starts_late(self, job: Job) -> bool:
-        """Whether others would go on decoding before a request, admitted now, has its adapter."""
-        return not (job.slot is None or job.slot.ready or self.options.blocks_on_load)
+    def wait_again(self, jobs: Iterable[Job], now: int) -> None:
+        """Put stopped requests back in front of all that wait."""
+        for job in jobs:
+            self.waiting[job.request.id] = job
+            self.waiting.move_to_end(job.request.id, last=False)
+            self._wait(job, now)
 
-    def squash(self, job: Job) -> None:
-        """Stop a running request and drop its KV; only `Round` calls this."""
-        self._leave(job)
-        job.is_admitted = False
-        job.preemptions += 1
-        self.ledger.stopped(job, self.step - job.start_step)
-        self._something_changed()
+    def take_extra_ticks(self) -> int:
+        """Return what the next step has to last longer, once."""
+        extra, self.extra_ticks = self.extra_ticks, 0
+        return extra
 
-    def _take_memory(self, job: Job, now: int) -> None:
-        kv_bytes = job.prompt_tokens * self.memory.token_bytes
-        absent = 0 if job.slot is None or job.slot.held else job.slot.size
-        before = len(self.memory.held)
-        has_room = self.memory.make_room(kv_bytes, absent, now)
-        self.ledger.forced(before - len(self.memory.held))
-        if not has_room:
-            msg = f"admitted {job.request!r} without room for it"
-            raise RuntimeError(msg)
-        self.memory.kv_bytes += kv_bytes
+    def _holds_back(self) -> bool:
+        if not (self.joining and self.options.blocks_on_load):
+            return False
+        return self.options.prefill == "separate" or self.ledger.is_standing
 
     def _admit(self, now: int) -> None:
-        if not (self.waiting and self.clock.is_due(self.step, is_busy=bool(self.running))):
+        if not (self.waiting and self.clock.is_due(self.step, self.wakes_at_step(), is_busy=bool(self.running))):
             return
         self.clock.asked()
         batch = Round(self, now)
         self._scheduler.fill(batch, self._view, now / TICKS_PER_S)
-        for job in batch.accepted:
+        for job in (*batch.accepted, *batch.aborted):
             del self.waiting[job.request.id]
-        for job in batch.squashed:
-            self.waiting[job.request.id] = job
-            self.waiting.move_to_end(job.request.id, last=False)
-            self._wait(job, now)
+        self.wait_again(batch.stopped, now)
         if batch.accepted:
             self.clock.admitted()
-            self._something_changed()
+            self.something_changed()
         self.clock.refused(None if self.clock.has_news else batch.next_fit())
 
     def _wait(self, job: Job, now: int) -> None:
         if job.slot is not None:
             self.adapters.queued(job.slot)
         self._scheduler.arrived(job.request, now / TICKS_PER_S)
-        self._something_changed()
+        self.something_changed()
 
     def _unservable(self, job: Job) -> str | None:
-        if job.prompt_tokens > self.options.batch_prompt_tokens:
-            limit = self.options.batch_prompt_tokens
+        options = self.options
+        if options.prefill != "chunked" and job.prompt_tokens > options.batch_prompt_tokens:
+            limit = options.batch_prompt_tokens
             return f"a prompt of {job.prompt_tokens} tokens exceeds the {limit} of one prefill iteration"
-        return self.memory.limits.why_not(
-            job.prompt_tokens + job.reserved_tokens, 0 if job.slot is None else job.slot.size
-        )
+        blocks = -(-(job.prompt_tokens + job.output_tokens) // options.block_tokens)
+        return self.memory.limits.why_not(blocks * options.block_tokens, 0 if job.slot is None else job.slot.size)
 
     def _fetch_ahead(self, now: int) -> None:
         counts_steps = self.adapters.prefetch_steps is not None
@@ -237,66 +253,27 @@ class Core:
             order = self._scheduler.order(self._view, now / TICKS_PER_S)
             self.adapters.prefetch(order, self.step, now)
 
-    def _something_changed(self) -> None:
-        self.clock.something_changed()
-        self.adapters.asks = True
-        self.forecast.forget()
-
-    def _plan_prefill(self, now: int) -> Prefill | None:
-        if not self.joining:
-            return None
-        jobs = [job for job in self.joining if job.slot is None or job.slot.ready]
-        stands_still = len(jobs) < len(self.joining) and self.options.blocks_on_load
-        self.ledger.stands_still(now, stands_still=stands_still)
-        if stands_still or not jobs:
-            return None
-        self.joining = [job for job in self.joining if job.slot is not None and not job.slot.ready]
+    def _prefilled(self, jobs: list[Job], now: int) -> None:
         for job in jobs:
-            if job.is_set_aside:
-                self.peak.take_up(job, self.step)
-        self.ledger.prefill_starts(jobs, now, waited_together=self.options.blocks_on_load)
-        return Prefill(now, self.costs.prefill(*prefill_arguments(jobs)), jobs)
-
-    def _prefilled(self, step: Prefill, now: int) -> None:
-        self.ledger.prefilled(step, now)
-        for job in step.jobs:
-            job.start_step = self.step
-            job.finish_step = self.step + job.output_tokens - 1
-            self.running[job] = None
-            self.shape.add(job, job.prompt_tokens)
+            job.generated += 1
+            self.seats.begin(job)
             self.peak.emitted(job)
-            self.ledger.first_token(job, now)
-            if job.output_tokens == 1:
+            self.ledger.prefill_emitted(job, now)
+            if job.finish_step == self.step:
                 self._finish(job, now)
-            else:
-                heappush(self._ends, (job.finish_step, job.request.id, job))
-        self._something_changed()
+        self.something_changed()
 
-    def _plan_decode(self, now: int, horizon: Horizon) -> Decode | None:
-        stands_still = self.joining and self.options.blocks_on_load
-        if stands_still or not self.running or not self._can_grow(now):
-            return None
-        cost = self.shape.decode_cost(self.costs)
-        steps = 1 if self.options.asks_every_step else run_length(self, cost, now, horizon)
-        self.memory.kv_bytes += steps * len(self.running) * self.memory.token_bytes
-        return Decode(now, run_ticks(cost, steps), steps, cost.first, cost.growth)
-
-    def _can_grow(self, now: int) -> bool:
-        # Idle adapters make way for tokens; one still in flight cannot, and then the engine waits for it to land.
-        grown_bytes = len(self.running) * self.memory.token_bytes
-        if self.memory.free_bytes >= grown_bytes:
-            return True
-        before = len(self.memory.held)
-        has_room = self.memory.make_room(grown_bytes, 0, now)
-        self.ledger.forced(before - len(self.memory.held))
-        return has_room
-
-    def first_end(self) -> int:
-        """Return the decode step at which the first running request ends."""
-        ends = self._ends
-        while ends[0][2] not in self.running or ends[0][2].finish_step != ends[0][0]:
-            heappop(ends)  # it was stopped before its end
-        return ends[0][0]
+    def _mixed(self, step: Mixed, now: int) -> None:
+        self.ledger.prefilled(step.start, now, [chunk.tokens for chunk in step.chunks])
+        if self.running:
+            self.ledger.mixed(step.start, now)
+            ticks = now - step.start
+            self._decoded(Decode(step.start, ticks, 1, ticks, 0), now)
+        for chunk in step.chunks:
+            chunk.job.prefilled += chunk.tokens
+        done = [job for job, _, _ in step.chunks if job.prefilled == job.base_tokens]
+        self.seats.leave_joining(done)
+        self._prefilled(done, now)
 
     def _decoded(self, step: Decode, now: int) -> None:
         self.ledger.decoded(step.as_taken(now), self.shape)
@@ -304,24 +281,16 @@ class Core:
         self.clock.since += step.steps
         self.shape.context_tokens += step.steps * len(self.running)
         has_finished = False
-        while self.running and self.first_end() == self.step:
-            self._finish(heappop(self._ends)[2], now)
+        while self.running and self.seats.first_end() == self.step:
+            self._finish(self.seats.pop_end(), now)
             has_finished = True
         if has_finished:
             self.adapters.drop(now, batch_is_empty=not self.live)
-            self._something_changed()
+            self.something_changed()
 
     def _finish(self, job: Job, now: int) -> None:
-        self._leave(job)
+        steps = self.step - job.start_step
+        self.seats.leave_running(job)
+        job.request.generated_tokens = job.output_tokens
         self._scheduler.finished(job.request, now / TICKS_PER_S)
-        self.ledger.finished(job, self.step - job.start_step, now)
-
-    def _leave(self, job: Job) -> None:
-        tokens = self.held_tokens(job)
-        del self.running[job]
-        del self.live[job.request.id]
-        self.shape.remove(job, tokens)
-        self.peak.remove(job)
-        self.memory.kv_bytes -= tokens * self.memory.token_bytes
-        if job.slot is not None:
-            self.adapters.release(job.slot)
+        self.ledger.finished(job, steps, now)

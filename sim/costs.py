@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import NamedTuple
 
-from pydantic import Field, model_validator
-
-from sim.hardware import Hardware, Rate, Seconds, Strict
+from sim.engine_costs import KERNEL_DEFAULTS, MATRIX_KERNELS, PER_TOKEN_KERNELS, EngineCosts, Kernel
+from sim.hardware import Hardware
 from sim.models import DEFAULT_MODULES, Model
-from sim.shape import StepCost
+from sim.parallel import ONE_GPU, Parallel
+from sim.shape import Load, StepCost
 from sim.ticks import TICKS_PER_S, to_seconds, to_ticks
 
 __all__ = ["KERNEL_DEFAULTS", "MEDIUM_PROMPT_TOKENS", "CostModel", "EngineCosts", "Kernel", "StepCost"]
-
-Kernel = Literal["bgmv", "mbgmv", "segmented", "vllm_v1", "torch_loop", "merged", "none"]
-Ratio = Annotated[float, Field(ge=0, le=1)]
 
 # The paper only says "medium". Its Fig. 2 fixes the base part of an unloaded first token at 57.6 ms (40 % of 144 ms),
 # and at the A40's measured prefill rate that is 350 to 390 tokens; 370 is the middle.
@@ -30,63 +27,26 @@ REFERENCE_PROJECTIONS = 128  # q, k, v, o of 32 layers: what `lora_token_s` and 
 REFERENCE_LAYERS = 32  # what `launch_s` was found for
 REFERENCE_HIDDEN = 4096  # what `elementwise_s_per_token` was found for
 
-PER_TOKEN_KERNELS = {"bgmv", "mbgmv"}  # every token re-reads its adapter
-MATRIX_KERNELS = {"segmented", "vllm_v1", "torch_loop"}  # an adapter is read once for all its tokens
 
-# Sources: docs/costs.md. What is not named is 0 (a factor: 1).
-KERNEL_DEFAULTS: dict[str, dict[str, float]] = {
-    "bgmv": {"lora_token_s": 31.35e-6, "padded_share": 1},
-    "mbgmv": {"lora_token_s": 31.35e-6},
-    "segmented": {"active_s": 1.05e-3},
-    "vllm_v1": {"lora_token_s": 24e-6, "padded_share": 1, "distinct_s": 321e-6, "enabled_s": 1.3e-3, "slot_s": 23.7e-6},
-    "torch_loop": {"active_s": 9e-3, "distinct_s": 6.4e-3},
-    "merged": {},
-    "none": {},
-}
-
-
-class EngineCosts(Strict):
-    """What an engine's software costs; the `costs:` section of a system file.
+class LoadingCosts(NamedTuple):
+    """What moves an adapter.
 
     Attributes:
-        host_s: host time of an iteration that nothing hides.
-        host_per_running_s: the same per running request, in decode.
-        prefill_host_s: host time of a prefill iteration, in place of `host_s`.
-        launch_s: CPU time to launch an iteration's kernels, for 32 layers; scales with their number. An iteration lasts
-            at least this long (0: CUDA graphs).
-        graph_buckets: batch sizes that decode is padded to; larger batches are not padded.
-        kernel: the LoRA kernel; it chooses the live terms and the defaults of the fields below.
-        lora_token_s: per token of an iteration with adapters, for 128 adapted projections; scales with their number.
-        l2_bytes_per_s: rate at which a token re-reads its adapter; None: the hardware's. Only bgmv and mbgmv.
-        padded_share: share of rank x token work that is done at the largest rank of the batch.
-        active_s: per iteration with any adapter, for 128 adapted projections; scales with their number.
-        distinct_s: per distinct adapter in the batch.
-        enabled_s: per iteration, adapters or not.
-        enabled_factor: factor on the GPU time of the base model, adapters or not.
-        slot_s: per iteration and configured adapter slot, used or idle.
+        copies: bytes moved over the link per adapter byte (S-LoRA 2).
+        ops_per_adapter: copy operations issued per adapter load.
+        fixed_s: time of one load beside issuing copies and moving bytes.
+        disk_bytes_per_s: rate of a read from disk.
+        disk_latency_s: fixed time of a read from disk.
     """
 
-    host_s: Seconds = 0.0
-    host_per_running_s: Seconds = 0.0
-    prefill_host_s: Seconds = 0.0
-    launch_s: Seconds = 0.0
-    graph_buckets: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)] = ()
-    kernel: Kernel = "none"
-    lora_token_s: Seconds = 0.0
-    l2_bytes_per_s: Rate | None = None
-    padded_share: Ratio = 0.0
-    active_s: Seconds = 0.0
-    distinct_s: Seconds = 0.0
-    enabled_s: Seconds = 0.0
-    enabled_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    slot_s: Seconds = 0.0
+    copies: float = 1.0
+    ops_per_adapter: int = 0
+    fixed_s: float = 0.0
+    disk_bytes_per_s: float = 2e9
+    disk_latency_s: float = 0.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_defaults_of_the_kernel(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {**KERNEL_DEFAULTS.get(str(given.get("kernel", "none")), {}), **given}
+
+PLAIN_LOADING = LoadingCosts()
 
 
 class CostModel:
@@ -97,9 +57,9 @@ class CostModel:
         model: dimensions of the base model.
         engine: what the engine's software costs.
         modules: projections that every adapter targets.
-        copies: bytes moved over the link per adapter byte (S-LoRA 2).
-        ops_per_adapter: copy operations issued per adapter load.
+        loading: what moves an adapter.
         slots: configured adapter slots; they matter only where the engine has a `slot_s`.
+        parallel: GPUs that work as one.
     """
 
     def __init__(
@@ -109,15 +69,18 @@ class CostModel:
         engine: EngineCosts,
         *,
         modules: Iterable[str] = DEFAULT_MODULES,
-        copies: float = 1.0,
-        ops_per_adapter: int = 0,
+        loading: LoadingCosts = PLAIN_LOADING,
         slots: int = 0,
+        parallel: Parallel = ONE_GPU,
     ) -> None:
-        if not (math.isfinite(copies) and copies > 0) or ops_per_adapter < 0 or slots < 0:
-            msg = f"need copies > 0, ops_per_adapter and slots >= 0, got {copies}, {ops_per_adapter} and {slots}"
+        copies, operations = loading.copies, loading.ops_per_adapter
+        if not (math.isfinite(copies) and copies > 0) or operations < 0 or slots < 0:
+            msg = f"need copies > 0, ops_per_adapter and slots >= 0, got {copies}, {operations} and {slots}"
             raise ValueError(msg)
         modules = tuple(modules)
+        hardware = parallel.as_one(hardware)
         self._hardware, self._model, self._engine, self._slots = hardware, model, engine, slots
+        self._loading, self._parallel = loading, parallel
         self.rank_bytes = model.adapter_bytes(1, modules)  # bytes of an adapter per unit of rank
         self._dense: dict[int, int] = {}  # tokens -> ticks of the linear layers
         self._prompts: dict[int, int] = {}  # requests -> ticks of the other base terms
@@ -125,7 +88,8 @@ class CostModel:
         self._set_base_rates()
         self._set_lora_rates(model.tensors(modules) / 2 / REFERENCE_PROJECTIONS)
         self._latency = to_ticks(hardware.link.h2d_latency_s)
-        self._issue = to_ticks(ops_per_adapter * hardware.link.copy_issue_s)
+        self._issue = to_ticks(operations * hardware.link.copy_issue_s)
+        self._load_fixed = to_ticks(loading.fixed_s)
         self._load_byte_s = copies / hardware.link.h2d_bytes_per_s
 
     def decode(
@@ -189,9 +153,42 @@ class CostModel:
             gpu += distinct * self._distinct + distinct_rank * self._read_prefill
         return self._prefill_host + max(gpu, self._launch)
 
+    def mixed(
+        self, requests: int, context_tokens: int, prompts: int, tokens: int, squared_tokens: int, load: Load
+    ) -> int:
+        """Return ticks of one iteration that decodes a batch and prefills chunks of prompts beside it.
+
+        The linear layers and the LoRA kernels see all tokens at once; attention is the sum of both kinds.
+
+        Args:
+            requests: running requests, each with one token.
+            context_tokens: KV tokens that their attention reads.
+            prompts: prompts of which a chunk is prefilled.
+            tokens: prompt tokens, over all chunks.
+            squared_tokens: as in `prefill`.
+            load: of the LoRA kernels, over both kinds of tokens.
+        """
+        all_tokens = tokens + requests
+        gpu = sum(self._sequence_terms(requests + prompts).values()) + self._dense_ticks(all_tokens)
+        gpu += context_tokens * self._kv + round(squared_tokens * self._square)
+        if load.distinct:
+            gpu += self._active + all_tokens * self._lora_token
+            gpu += load.token_rank * self._rank + load.max_rank * all_tokens * self._pad
+            gpu += load.distinct * self._distinct + load.distinct_rank * self._read
+        host = self._prefill_host if not requests else to_ticks(self._engine.host_s) + requests * self._host_running
+        return host + max(gpu, self._launch)
+
     def load(self, size_bytes: int) -> int:
         """Return ticks that the link is busy with one adapter: the slower of issuing copies and moving bytes."""
-        return self._latency + max(self._issue, to_ticks(size_bytes * self._load_byte_s))
+        return self._latency + self._load_fixed + max(self._issue, to_ticks(size_bytes * self._load_byte_s))
+
+    def read(self, size_bytes: int) -> int:
+        """Return ticks that the disk is busy with one adapter."""
+        return to_ticks(self._loading.disk_latency_s + size_bytes / self._loading.disk_bytes_per_s)
+
+    def swap(self, size_bytes: int) -> int:
+        """Return ticks of moving KV between GPU and host, either way: plain bytes over the link."""
+        return self._latency + to_ticks(size_bytes / self._hardware.link.h2d_bytes_per_s)
 
     def explain_decode(
         self, requests: int, context_tokens: int, sum_rank: int, distinct: int, distinct_rank: int, max_rank: int
@@ -224,7 +221,7 @@ class CostModel:
         gemms_s = sum(self._gemm_s(tokens, n * k) for n, k in model.gemms.values())
         floors_s = dense.kernels_per_layer * dense.kernel_floor_s
         elementwise_s = tokens * dense.elementwise_s_per_token * model.hidden / REFERENCE_HIDDEN
-        return model.layers * (gemms_s + floors_s + elementwise_s)
+        return model.layers * (gemms_s + floors_s + elementwise_s + self._parallel.layer_s(tokens, model))
 
     def _gemm_s(self, tokens: int, parameters: int) -> float:
         dense = self._hardware.dense
@@ -240,6 +237,7 @@ class CostModel:
         self._square = TICKS_PER_S * engine.enabled_factor * width / attention.prefill_flops_per_s
         self._launch = to_ticks(engine.launch_s * model.layers / REFERENCE_LAYERS)
         self._prefill_host = to_ticks(engine.prefill_host_s)
+        self._host_running = to_ticks(engine.host_per_running_s)
 
     def _set_lora_rates(self, projections: float) -> None:
         engine, lora, kernel = self._engine, self._hardware.lora, self._engine.kernel
@@ -262,7 +260,7 @@ class CostModel:
 
     def _batch(self, requests: int) -> tuple[int, int, int]:
         """Return what depends on the batch size alone: host, GPU without adapters, what any adapter adds."""
-        host = to_ticks(self._engine.host_s) + requests * to_ticks(self._engine.host_per_running_s)
+        host = to_ticks(self._engine.host_s) + requests * self._host_running
         gpu = self._dense_ticks(self._padded(requests)) + sum(self._sequence_terms(requests).values())
         return host, gpu, self._active + requests * self._lora_token
 

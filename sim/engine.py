@@ -1,6 +1,7 @@
 """Drives the core with SimPy: arrivals, the link and the iteration loop wait here, and only here.
 
-At one instant the order is total: arrivals, then load completions, then timers, then the engine's step boundary.
+At one instant the order is total: arrivals, then load completions (the link's before the disk's), then timers, then the
+engine's step boundary.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from simpy.events import EventPriority
 
 from sim.core import Core
 from sim.job import AdapterSlot, Job
-from sim.link import LinkQueue, Transfer
+from sim.link import AnyTransfer, Channel, LinkQueue
 from sim.records import Records
+from sim.steps import Step
 from sim.ticks import to_ticks
 
-ARRIVAL, LOADED, TIMER, BOUNDARY = (EventPriority(order) for order in (1, 2, 3, 4))
+ARRIVAL, LOADED, READ, TIMER, BOUNDARY = (EventPriority(order) for order in (1, 2, 3, 4, 5))
 MAX_FRUITLESS_TIMERS = 1000
 
 Process = Generator[simpy.Event, Any, None]
@@ -46,42 +48,62 @@ class Bell(simpy.Event):
         self.env.schedule(self, BOUNDARY, delay)
 
 
-class SimLink:
-    """The host-to-device link in simulated time."""
+class SimChannel:
+    """One transfer after the other in simulated time."""
 
-    def __init__(self, env: simpy.Environment, loaded: Callable[[Transfer], None]) -> None:
+    def __init__(self, env: simpy.Environment, loaded: Callable[[AnyTransfer], None], order: EventPriority) -> None:
         self._env = env
-        self._queue = LinkQueue()
         self._loaded = loaded
-        self._busy = False
+        self._order = order  # of completions among simultaneous events
+        self.queue = LinkQueue()
+        self.under_way: AnyTransfer | None = None
 
-    def send(self, transfer: Transfer) -> None:
-        """Queue a transfer and start it if the link is free."""
-        self._queue.push(transfer)
-        if not self._busy:
+    def send(self, transfer: AnyTransfer) -> None:
+        """Queue a transfer and start it if the channel is free."""
+        self.queue.push(transfer)
+        if self.under_way is None:
             self._start()
 
-    def promote(self, slot: AdapterSlot) -> None:
-        """Treat a queued prefetch as demand from now on."""
-        self._queue.promote(slot)
-
     def _start(self) -> None:
-        self._busy = True
-        transfer = self._queue.pop()
+        self.under_way = transfer = self.queue.pop()
         transfer.started = int(self._env.now)
 
         def done(_: simpy.Event) -> None:
-            self._busy = False
-            if self._queue:
+            self.under_way = None
+            if self.queue:
                 self._start()
             self._loaded(transfer)
 
-        callbacks = Moment(self._env, transfer.ticks, LOADED).callbacks
+        callbacks = Moment(self._env, transfer.ticks, self._order).callbacks
         callbacks.append(done)
 
 
+class SimLink:
+    """The host-to-device link, and the disk in front of it, in simulated time."""
+
+    def __init__(self, env: simpy.Environment, loaded: Callable[[AnyTransfer], None]) -> None:
+        self._channels: dict[Channel, SimChannel] = {
+            "link": SimChannel(env, loaded, LOADED),
+            "disk": SimChannel(env, loaded, READ),
+        }
+
+    def send(self, transfer: AnyTransfer) -> None:
+        """Queue a transfer on its channel."""
+        self._channels[transfer.channel].send(transfer)
+
+    def promote(self, slot: AdapterSlot) -> None:
+        """Treat a queued prefetch as demand from now on, on the disk as on the link."""
+        for channel in self._channels.values():
+            channel.queue.promote(slot)
+
+    def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:
+        """Return the ticks until an adapter will have landed; None while it is on the disk."""
+        channel = self._channels["link"]
+        return channel.queue.left_ticks(slot, channel.under_way, now)
+
+
 class Replica:
-    """One engine: a core, its link and its iteration loop.
+    """One engine: a core, its link and its iteration loop; `step` is what it is doing, None while it is idle.
 
     Args:
         env: the SimPy environment, its time in integer ticks.
@@ -109,6 +131,7 @@ class Replica:
         self._idle_since = 0
         self._timer_s: float | None = None
         self._fruitless = 0
+        self.step: Step | None = None
         self.is_last_call = False  # no more arrivals
         env.process(self._serve())
 
@@ -120,6 +143,12 @@ class Replica:
         if self._bell is not None:
             self._wake(self._bell)
 
+    def check_served(self) -> None:
+        """Raise RuntimeError if requests are left when nothing more will happen."""
+        if not self.core.is_empty:
+            msg = f"{len(self.core.waiting)} requests are left waiting, which no event will ever admit"
+            raise RuntimeError(msg)
+
     def _serve(self) -> Process:
         core, env, records, boundary = self.core, self._env, self.records, self._boundary
         plan, step_finished, horizon = core.plan, core.step_finished, self._horizon
@@ -127,7 +156,7 @@ class Replica:
             now = int(env.now)
             if boundary is not None:
                 boundary(core)
-            step = plan(now, horizon)
+            self.step = step = plan(now, horizon)
             if core.timed:
                 self._arm()
             if step is None:
@@ -145,7 +174,7 @@ class Replica:
         time = self._env.peek()
         return None if time == inf else int(time)
 
-    def _loaded(self, transfer: Transfer) -> None:
+    def _loaded(self, transfer: AnyTransfer) -> None:
         now = int(self._env.now)
         self.records.end = now
         self.core.loaded(transfer, now)
@@ -210,6 +239,4 @@ def simulate(
     env.process(arrive())
     env.run()
     for replica in replicas:
-        if not replica.core.is_empty:
-            msg = f"{len(replica.core.waiting)} requests are left waiting, which no event will ever admit"
-            raise RuntimeError(msg)
+        replica.check_served()

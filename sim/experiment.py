@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from sim.build import Deployment, deploy, play
 from sim.config import Loaded, load_config
+from sim.names import SEAMS, did_you_mean
 from sim.records import Records
 from sim.results import Result, Run
 from sim.trace import Trace
@@ -26,6 +28,7 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
     hardware: str | None = None,
     model: str | None = None,
     changes: str | Sequence[str] = (),
+    **policies: object,
 ) -> Result:
     """Simulate one system and return its results.
 
@@ -40,11 +43,15 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
         hardware: a packaged profile such as "a40", or the path of one.
         model: base model, such as "llama-7b".
         changes: one text or several, such as "cache.kind=lru" or "admission.every_steps=1".
+        policies: `scheduler`, `cache`, `prefetch`, `predictor` or `router` in place of the system's: a name, a class, a
+            mapping of kind and parameters, or an instance, which remembers what it has seen from one run to the next.
 
     Raises:
+        TypeError: if a keyword is none of these.
         ConfigError: with one located line for everything that is wrong.
         ValueError: if the hardware, the model or the trace is wrong.
     """
+    _check_seams(policies)
     given = trace if isinstance(trace, Trace) else None
     file = None if given is not None or trace is None else str(trace)
     drawn: dict[str, Any] = {
@@ -54,9 +61,17 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
         "scale": scale,
         "trace": file,
     }
-    extra = {"workload": drawn, "seed": seed, "hardware": hardware, "model": model}
+    extra = {"workload": drawn, "seed": seed, "hardware": hardware, "model": model, **policies}
     assignments = (changes,) if isinstance(changes, str) else changes
     return execute(load_config(system, assignments, extra, marks_arguments=True), given)
+
+
+def _check_seams(policies: dict[str, object]) -> None:
+    for word in policies:
+        if word not in SEAMS:
+            known = [*SEAMS, *(name for name in signature(run).parameters if name != "policies")]
+            msg = f"run() has no keyword {word!r}{did_you_mean(word, known)}"
+            raise TypeError(msg)
 
 
 def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool = False) -> Result:
@@ -68,15 +83,15 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
         asks_every_step: simulate one decode step at a time, as the oracle of the fast path.
     """
     deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
-    return result_of(deployment, play(deployment))
+    return result_of(deployment, *play(deployment))
 
 
-def result_of(deployment: Deployment, records: Records) -> Result:
-    """Return what a deployment's run left behind, whoever drove it, as results."""
+def result_of(deployment: Deployment, *records: Records) -> Result:
+    """Return what a deployment's run left behind, one `Records` per replica, whoever drove it, as results."""
     config, hardware = deployment.config, deployment.hardware
     outcome = Run(
         trace=deployment.trace,
-        records=(records,),
+        records=records,
         adapter_bytes=[0 if adapter is None else adapter.size_bytes for adapter in deployment.adapters],
         predicted_tokens=deployment.predicted_tokens,
         system=config.name,
@@ -85,7 +100,7 @@ def result_of(deployment: Deployment, records: Records) -> Result:
         seed=config.seed,
         kv_token_bytes=deployment.limits.kv_token_bytes,
         ttft_slo_s=config.ttft_slo_s,
-        cost_origins=hardware.origins,
-        cost_warnings=hardware.warnings(int(records.prefills["tokens"].max(initial=1))),
+        cost_origins=hardware.told_origins,
+        cost_warnings=hardware.warnings(max(int(one.prefills["tokens"].max(initial=1)) for one in records)),
     )
     return Result(outcome, config.model_dump(mode="json"))

@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from sim.job import Job
+from sim.planning import prefill_arguments, whole
 from sim.ticks import to_seconds
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Forecast:
 
     def execution_s(self, job: Job) -> float:
         """Return the seconds of the request's own prefill and of its predicted decode steps."""
-        prefill = self._core.costs.prefill(*prefill_arguments([job]))
+        prefill = self._core.costs.prefill(*prefill_arguments(self._core, [whole(job)]))
         return to_seconds(prefill) + (job.request.predicted_tokens - 1) * self.step_s()
 
     def wait_s(self, job: Job) -> float:
@@ -50,10 +51,11 @@ class Forecast:
     def _wait_s(self, job: Job) -> float:
         core, memory = self._core, self._core.memory
         adapter = 0 if job.slot is None or job.slot.held else job.slot.size
-        lacking = adapter + job.prompt_tokens * memory.token_bytes - memory.free_bytes - memory.idle_bytes
+        kv_bytes = 0 if job.kv == "gpu" else core.kv.bytes_of(job.base_tokens)
+        lacking = adapter + kv_bytes - memory.free_bytes - memory.idle_bytes
         users: dict[object, int] = {}
         for steps, running in sorted(((self._left(one), one) for one in core.running), key=lambda pair: pair[0]):
-            lacking -= core.held_tokens(running) * memory.token_bytes
+            lacking -= core.kv.bytes_of(core.held_tokens(running))
             if running.slot is not None and running.slot is not job.slot:
                 users[running.slot] = users.get(running.slot, running.slot.users) - 1
                 lacking -= 0 if users[running.slot] else running.slot.size
@@ -63,19 +65,4 @@ class Forecast:
 
     def _left(self, job: Job) -> int:
         # A request that has outlived its prediction is expected to end with the next token.
-        return max(job.request.predicted_tokens - 1 - (self._core.step - job.start_step), 1)
-
-
-def prefill_arguments(jobs: list[Job]) -> tuple[int, int, int, int, int, int, int]:
-    """Return what `Costs.prefill` is asked for one iteration over the prompts of these requests."""
-    tokens = squared = token_rank = 0
-    adapters: dict[object, int] = {}
-    for job in jobs:
-        prompt = job.prompt_tokens
-        tokens += prompt
-        squared += prompt * prompt
-        if job.slot is not None:
-            token_rank += prompt * job.slot.rank
-            adapters[job.slot] = job.slot.rank
-    ranks = adapters.values()
-    return len(jobs), tokens, squared, token_rank, len(ranks), sum(ranks), max(ranks, default=0)
+        return max(job.request.predicted_tokens - self._core.generated_tokens(job), 1)

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from policies.base import FloatArray, IntArray
+from sim.instants import busy_ticks_at, kv_tokens_at, tokens_at
 from sim.metrics import (
     NO_ADAPTER,
     REJECTED,
     Offered,
-    busy_ticks_at,
     duration_s,
     instant_s,
-    kv_tokens_at,
     largest_gaps,
     latencies_s,
-    tokens_at,
     ttft_parts_s,
 )
 from sim.records import NEVER, SOURCES, STATUSES, Records

@@ -19,6 +19,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PEAK_TOLERANCE = 1.05  # boost clocks and rounded datasheets; anything above is a wrong measurement
 SUFFIXES = (".yaml", ".yml", ".json")
+CPU_MADE = "measured on a CPU"
 
 
 class Strict(BaseModel):
@@ -178,6 +179,14 @@ class Hardware(Strict):
     def origins(self) -> dict[str, Origin]:
         """Return the origin of each group of coefficients."""
         return {name: group.origin for name, group in self._groups().items()}
+
+    @property
+    def told_origins(self) -> dict[str, str]:
+        """Return the origin of each group in words: what a CPU measured tries the harness and is no evidence."""
+        is_from_cpu = self.measured_on is not None and self.measured_on.device.split(" ", 1)[0] == "cpu"
+        return {
+            name: CPU_MADE if is_from_cpu and origin == "measured" else origin for name, origin in self.origins.items()
+        }
 
     def warnings(self, tokens: int) -> list[str]:
         """Return one sentence for each group that is not supported at this number of tokens in an iteration."""

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sim.names import POLICY_SEAMS
+from sim.names import SEAMS
 
 SUFFIXES = {".py", ".yaml"}
 
@@ -34,7 +34,7 @@ def _named(config: Mapping[str, Any]) -> Iterator[Path]:
     if trace is not None:
         yield Path(trace)
     yield Path(str(config.get("hardware", "")))
-    for seam in POLICY_SEAMS:
+    for seam in SEAMS:
         kind = str(config.get(seam, {}).get("kind", ""))
         if ".py:" in kind:
             yield Path(kind.rpartition(":")[0])

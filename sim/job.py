@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from policies.base import Adapter, Request
 from sim.records import NEVER
+
+KvPlace = Literal["none", "gpu", "host"]
 
 
 class AdapterSlot:
     """An adapter's place in GPU memory, whether it is there or not.
 
     `held`: its bytes are taken. `ready`: its transfer is complete. `users`: admitted requests. `queued`: waiting ones.
-    `decoding`: requests in the decode batch. `prefetched`: brought in ahead of need and not used since.
+    `decoding`: requests in the decode batch. `prefetched`: brought in ahead of need and not used since. `fetched`: the
+    scheduler sent for it, because a request waits for it, and nobody has used it since.
     """
 
     __slots__ = (
         "adapter",
         "decoding",
+        "fetched",
         "held",
         "index",
         "last_used",
@@ -28,11 +34,11 @@ class AdapterSlot:
         "waiters",
     )
 
-    def __init__(self, adapter: Adapter, index: int) -> None:
+    def __init__(self, adapter: Adapter, index: int, footprint_bytes: int | None = None) -> None:
         self.adapter = adapter
         self.index = index  # row of the trace's palette
         self.rank = adapter.rank
-        self.size = adapter.size_bytes
+        self.size = adapter.size_bytes if footprint_bytes is None else footprint_bytes  # on the GPU
         self.held = False
         self.ready = False
         self.users = 0
@@ -40,6 +46,7 @@ class AdapterSlot:
         self.queued = 0
         self.last_used = 0
         self.prefetched = False
+        self.fetched = False
         self.waiters: list[Job] = []  # admitted requests that wait for the transfer
 
     @property
@@ -55,6 +62,11 @@ class Job:
     """
 
     is_admitted = False
+    kv: KvPlace = "none"  # where the keys and values of a request that waits again are
+    kv_lands = False  # they are on their way back to the GPU
+    generated = 0  # tokens emitted up to its latest start
+    prefilled = 0  # tokens of its prefill that are done, where it is worked off in chunks
+    last_token = NEVER  # when it got its latest token, if it waits again
     is_set_aside = False  # admission has planned for it, but its prefill waits for its adapter
     admitted = NEVER
     ready = NEVER
@@ -87,3 +99,17 @@ class Job:
         self.output_tokens = output_tokens
         self.reserved_tokens = reserved_tokens  # output tokens that admission must plan for
         self.slot = slot
+        self.base_tokens = request.prompt_tokens  # KV tokens with which it joins the decode batch
+        self.left_tokens = reserved_tokens  # those of the reserved that are still to come then
+
+    @property
+    def needs_prefill(self) -> bool:
+        """Whether its keys and values must be computed before it can decode."""
+        return self.kv == "none"
+
+    def restart(self, *, base_tokens: int, generated: int, kv: KvPlace) -> None:
+        """Take note of where the request goes on the next time."""
+        self.base_tokens, self.generated, self.kv = base_tokens, generated, kv
+        self.left_tokens = max(self.reserved_tokens - generated, 1)
+        self.prefilled = 0
+        self.is_admitted = False

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 def check_requests(core: Core) -> None:
     """Raise RuntimeError with the numbers if requests do not add up to what is booked; holds between steps."""
     slots = core.adapters.slots.values()
-    tokens = sum(map(core.held_tokens, core.running)) + sum(job.prompt_tokens for job in core.joining)
+    held = [*map(core.held_tokens, core.running), *(job.base_tokens for job in (*core.joining, *core.kept.values()))]
+    swapped = [job.base_tokens for job in (*core.waiting.values(), *core.joining) if job.kv == "host"]
     counted = {
-        "KV bytes": tokens * core.memory.token_bytes,
+        "KV bytes": sum(map(core.kv.bytes_of, held)),
+        "KV bytes on the host": sum(map(core.kv.bytes_of, swapped)),
+        "growing requests": core.kv.requests,
         "admitted requests": len(core.running) + len(core.joining),
         "adapter users": sum(slot.users for slot in slots),
         "queued adapter users": sum(slot.queued for slot in slots),
@@ -23,13 +26,16 @@ def check_requests(core: Core) -> None:
     }
     booked = {
         "KV bytes": core.memory.kv_bytes,
+        "KV bytes on the host": core.stops.swapped_bytes,
+        "growing requests": len(core.running),
         "admitted requests": len(core.live),
-        "adapter users": sum(job.slot is not None for job in core.live.values()),
+        "adapter users": sum(job.slot is not None for job in core.live.values()) + (core.merged is not None),
         "queued adapter users": sum(job.slot is not None for job in core.waiting.values()),
         "missing adapters": core.adapters.missing,
         "adapters in use": core.adapters.active,
         "decoding requests": len(core.running),
     }
-    if counted != booked or not core.waiting.keys().isdisjoint(core.live):
+    kept = {id_: job for id_, job in core.waiting.items() if job.kv == "gpu"}
+    if counted != booked or kept != core.kept or not core.waiting.keys().isdisjoint(core.live):
         msg = f"requests do not balance: counted {counted}, booked {booked}"
         raise RuntimeError(msg)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.job import AdapterSlot, Job
-from sim.link import Transfer
+from sim.link import AdapterTransfer, KvTransfer
 from sim.memory import GpuMemory
 from sim.records import NEVER, STATUSES, Records
 from sim.shape import BatchShape
 
 if TYPE_CHECKING:
-    from sim.steps import Decode, Prefill
+    from sim.steps import Decode
 
 OK, REJECTED, UNFINISHED = range(len(STATUSES))
 
@@ -35,24 +35,44 @@ class Ledger:
     def admitted(self, job: Job, source: int, now: int) -> None:
         """A request has joined; where its adapter was matters the first time only."""
         if job.admitted == NEVER:
-            job.admitted = now
             job.source = source
+        elif job.first_token == NEVER:
+            job.preempted += now - job.admitted
+            job.ready = job.prefill_start = NEVER
+        else:
+            return
+        job.admitted = now
 
-    def adapter_ready(self, job: Job, transfer: Transfer, now: int) -> None:
+    def adapter_ready(self, job: Job, transfer: AdapterTransfer, now: int) -> None:
         """The transfer that an admitted request waited for is complete."""
         if job.ready == NEVER:
             job.ready = now
         if job.loads_for_itself:
             job.load += transfer.ticks
-            job.load_bytes += transfer.slot.size
+            job.load_bytes += transfer.slot.adapter.size_bytes
             job.link_wait += transfer.started - transfer.queued
             job.loads_for_itself = False
 
-    def transferred(self, transfer: Transfer, now: int) -> None:
+    def transferred(self, transfer: AdapterTransfer, now: int) -> None:
         """A transfer is complete."""
         slot = transfer.slot
         kind = 0 if transfer.is_demand else 1
-        self.records.transfers.add((transfer.queued, transfer.started, now, slot.index, slot.size, kind))
+        size = slot.adapter.size_bytes
+        self.records.transfers.add((transfer.queued, transfer.started, now, slot.index, size, kind))
+
+    def read(self, transfer: AdapterTransfer, now: int) -> None:
+        """An adapter has come from disk."""
+        slot = transfer.slot
+        self.records.reads.add((transfer.queued, transfer.started, now, slot.index, slot.adapter.size_bytes))
+
+    def swapped_in(self, transfer: KvTransfer, now: int) -> None:
+        """The KV of a preempted request is back on the GPU."""
+        request = transfer.job.request.id
+        self.records.swaps.add((transfer.queued, transfer.started, now, request, transfer.size_bytes, 0))
+
+    def swapped_out(self, job: Job, now: int, ticks: int, size_bytes: int) -> None:
+        """The KV of a request goes to the host, and the next step waits for that."""
+        self.records.swaps.add((now, now, now + ticks, job.request.id, size_bytes, 1))
 
     def prefetch_was_useful(self, slot: AdapterSlot) -> None:
         """A request is the first to use a prefetched copy."""
@@ -73,6 +93,11 @@ class Ledger:
             memory.changed = False
             self.records.memory.add((now, memory.adapter_bytes, memory.active_bytes, len(memory.held)))
 
+    @property
+    def is_standing(self) -> bool:
+        """Whether the engine waits for a blocking load."""
+        return self._stall_start is not None
+
     def stands_still(self, now: int, *, stands_still: bool) -> None:
         """Note when the engine begins and ends to wait for a blocking load."""
         if stands_still:
@@ -86,20 +111,36 @@ class Ledger:
         for job in jobs:
             if job.prefill_start == NEVER:
                 job.prefill_start = now
-                job.ready = now if waited_together else job.ready
+                job.ready = now if waited_together or job.ready == NEVER else job.ready
 
-    def prefilled(self, step: Prefill, now: int) -> None:
-        """A prefill iteration has ended."""
-        tokens = sum(job.prompt_tokens for job in step.jobs)
-        self.records.prefills.add((step.start, now - step.start, len(step.jobs), tokens))
+    def turned_back(self, job: Job) -> None:
+        """An admitted request had to give up its place before it started."""
+        job.loads_for_itself = False
 
-    def first_token(self, job: Job, now: int) -> None:
-        """A prefill has ended; the request's very first token is what its user sees."""
+    def prefilled(self, start: int, now: int, tokens: list[int]) -> None:
+        """An iteration that prefilled so many tokens of each of its prompts has ended."""
+        self.records.prefills.add((start, now - start, len(tokens), sum(tokens)))
+
+    def mixed(self, start: int, now: int) -> None:
+        """That iteration decoded too."""
+        self.records.mixed.add((start, now - start))
+
+    def prefill_emitted(self, job: Job, now: int) -> None:
+        """A prefill has ended and given a token; the very first one is what its user waits for."""
         if job.first_token == NEVER:
             job.first_token = now
+        elif job.last_token != NEVER:
+            self.records.pauses.add((job.request.id, now - job.last_token))
+        self._starts(job, now)
+
+    def resumed(self, job: Job) -> None:
+        """A request whose KV was kept goes on decoding."""
+        self._starts(job, job.last_token)
+
+    def _starts(self, job: Job, latest: int) -> None:
         job.start_batch_sum = self._batch_sum
-        if job.output_tokens > 1:
-            self._fresh[job] = now
+        if job.output_tokens > job.generated:
+            self._fresh[job] = latest
             if job.first_segment == NEVER:
                 job.first_segment = self._segments
 
@@ -120,13 +161,15 @@ class Ledger:
 
     def stopped(self, job: Job, steps: int) -> None:
         """A running request was stopped after so many decode steps and will start again."""
-        self._fresh.pop(job, None)
+        job.last_token = self._fresh.pop(job, self._last_emission)
+        if job.first_segment == self._segments:
+            job.first_segment = NEVER  # it has not decoded yet
         self._worked(job, steps)
 
     def finished(self, job: Job, steps: int, now: int) -> None:
         """A request is complete after so many decode steps since its last start."""
         self._worked(job, steps)
-        if job.output_tokens > 1:
+        if job.first_segment != NEVER:
             job.last_segment = self._segments - 1
         self._row(job, OK, now)
 

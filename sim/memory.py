@@ -7,22 +7,37 @@ region has kv_limit + adapter_limit = total.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from policies.base import Cache
 from sim.job import AdapterSlot
 from sim.ticks import TICKS_PER_S
 
 
+class HostMemory(NamedTuple):
+    """Host RAM for adapters: how many bytes, and whether it is filled before the first request."""
+
+    capacity_bytes: int
+    starts_warm: bool = True
+
+
 @dataclass(frozen=True)
 class MemoryLimits:
-    """Bytes that KV and adapters may take, together and each."""
+    """Bytes that KV and adapters may take, together and each.
+
+    Attributes:
+        slot_bytes: what every adapter takes where it has a slot of the largest rank; None: its own size.
+        host: host RAM under the GPU's memory; None: every adapter is there for good.
+    """
 
     total_bytes: int
     kv_limit_bytes: int
     adapter_limit_bytes: int
     kv_token_bytes: int
+    slot_bytes: int | None = None
+    host: HostMemory | None = None
 
     def __post_init__(self) -> None:
         if min(self.total_bytes, self.kv_limit_bytes, self.kv_token_bytes) <= 0 or self.adapter_limit_bytes < 0:
@@ -64,6 +79,11 @@ class GpuMemory:
         """Bytes that neither KV nor adapters hold."""
         return self.total - self.kv_bytes - self.adapter_bytes
 
+    @property
+    def kv_room_bytes(self) -> int:
+        """Bytes that KV may still take without any eviction."""
+        return min(self.free_bytes, self.kv_limit - self.kv_bytes)
+
     def kv_cap_tokens(self, new_active_bytes: int) -> int:
         """Return the most KV tokens that S-LoRA's strict test allows beside the active adapters and some more."""
         return (min(self.kv_limit, self.total - self.active_bytes - new_active_bytes) - 1) // self.token_bytes
@@ -98,14 +118,14 @@ class GpuMemory:
         rivals = [one for one in self.idle if not one.queued]
         *scores, own = self._cache.scores([*(one.adapter for one in rivals), slot.adapter], now / TICKS_PER_S)
         lower = {one: score for one, score in zip(rivals, scores, strict=True) if score < own}
-        spare = sum(one.size for one in lower)
-        if self.free_bytes + spare < slot.size or self.adapter_bytes - spare + slot.size > self.adapter_limit:
-            return False
-        for one in sorted(lower, key=lambda one: (lower[one], one.last_used, one.index)):
-            self.evict(one, now)
-            if not self._lacks(0, slot.size):
-                break
-        return True
+        order = sorted(lower, key=lambda one: (lower[one], one.last_used, one.index))
+        return self._evict_from(order, slot, now)
+
+    def make_room_beside_queued(self, slot: AdapterSlot, now: int) -> bool:
+        """Make room for an adapter by evicting only idle ones that no waiting request needs; or change nothing."""
+        if not self._lacks(0, slot.size):
+            return True
+        return self._evict_from(self._ranked((one for one in self.idle if not one.queued), now), slot, now)
 
     def hold(self, slot: AdapterSlot, now: int) -> None:
         """Take the bytes of an adapter whose transfer starts."""
@@ -156,7 +176,7 @@ class GpuMemory:
         del self.held[slot]
         self.idle_bytes -= slot.size
         self.adapter_bytes -= slot.size
-        slot.held = slot.ready = slot.prefetched = False
+        slot.held = slot.ready = slot.prefetched = slot.fetched = False
         self.changed = True
         self._cache.evicted(slot.adapter, now / TICKS_PER_S)
         self._evicted(slot, now)
@@ -179,7 +199,18 @@ class GpuMemory:
 
     def _lacks(self, kv_bytes: int, adapter_bytes: int) -> bool:
         over = adapter_bytes and self.adapter_bytes + adapter_bytes > self.adapter_limit
+        over = over or (kv_bytes and self.kv_bytes + kv_bytes > self.kv_limit)
         return bool(over) or self.free_bytes < kv_bytes + adapter_bytes
+
+    def _evict_from(self, order: Sequence[AdapterSlot], slot: AdapterSlot, now: int) -> bool:
+        spare = sum(one.size for one in order)
+        if self.free_bytes + spare < slot.size or self.adapter_bytes - spare + slot.size > self.adapter_limit:
+            return False
+        for one in order:
+            self.evict(one, now)
+            if not self._lacks(0, slot.size):
+                break
+        return True
 
     def _ranked(self, slots: Iterable[AdapterSlot], now: int) -> list[AdapterSlot]:
         idle = list(slots)

@@ -138,7 +138,8 @@ def token_gaps(records: Sequence[Records]) -> tuple[IntArray, IntArray]:
     """Return all gaps between consecutive tokens as sorted distinct ticks and how many tokens waited each.
 
     Every decode step gives each request of its batch one token: the first steps of segments are in `gaps`, the others
-    take their own duration. The result does not depend on how segments were cut.
+    take their own duration. The token that a recomputed prompt ends with is in `pauses`. The result does not depend on
+    how segments were cut.
     """
     ticks, weights = _steps(records)
     order = np.argsort(ticks)
@@ -151,8 +152,15 @@ def token_gaps(records: Sequence[Records]) -> tuple[IntArray, IntArray]:
 
 
 def _steps(records: Sequence[Records]) -> tuple[IntArray, IntArray]:
-    parts = [part for one in records for part in ((one.gaps["gap"], one.gaps["weight"]), _inner_steps(one))]
+    parts = [
+        part for one in records for part in ((one.gaps["gap"], one.gaps["weight"]), _inner_steps(one), _pauses(one))
+    ]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _pauses(records: Records) -> tuple[IntArray, IntArray]:
+    gaps = records.pauses["gap"]
+    return gaps, np.ones_like(gaps)
 
 
 def _inner_steps(records: Records) -> tuple[IntArray, IntArray]:
@@ -172,8 +180,8 @@ def largest_gaps(records: Records) -> IntArray:
     The tables say how many requests the first step of a segment kept waiting for how long, but not which ones. So the
     gap to a request's second token is its own; in its later segments the first step counts with the longest gap of that
     segment; steps inside segments are exact. While no request was stopped this is exact, because those who were there
-    before waited longest. Around a stop it is an estimate: too long for others in the batch, and without the time that
-    the stopped request itself spent outside it.
+    before waited longest. Around a stop it is an estimate, too long for others in the batch; what a request waited
+    outside it before its prompt was computed again is exact.
     """
     first_row, last_row = records.requests["first_segment"], records.requests["last_segment"]
     decoded = np.flatnonzero((first_row != NEVER) & (last_row != NEVER))
@@ -185,7 +193,17 @@ def largest_gaps(records: Records) -> IntArray:
     own = (segments["start"] + first)[low] - records.requests["first_token"][decoded]
     later = range_maxima(np.maximum(inside, _first_gaps(records)), low + 1, high)
     result[decoded] = np.maximum(np.maximum(own, inside[low]), later)
-    return result
+    return _with_pauses(records, result)
+
+
+def _with_pauses(records: Records, gaps: IntArray) -> IntArray:
+    ids, paused = records.requests["request"], records.pauses["request"]
+    order = np.argsort(ids)
+    known = np.isin(paused, ids)
+    rows = order[np.searchsorted(ids, paused[known], sorter=order)]
+    longest = np.where(gaps == NEVER, 0, gaps)
+    np.maximum.at(longest, rows, records.pauses["gap"][known])
+    return np.where((gaps == NEVER) & (longest == 0), NEVER, longest)
 
 
 def _first_gaps(records: Records) -> IntArray:
@@ -215,84 +233,3 @@ def range_maxima(values: IntArray, low: IntArray, high: IntArray) -> IntArray:
         covered = np.maximum(covered[:-width], covered[width:])
         width *= 2
     return result
-
-
-class Decoding:
-    """The decode steps of one replica as a function of time, by closed form; the same however segments were cut."""
-
-    def __init__(self, records: Records) -> None:
-        # Row 0 stands for the time before the first step, so that every instant has a segment.
-        names = ("start", "first", "growth", "count", "batch", "context")
-        padded = (np.concatenate(([-int(name == "start")], records.segments[name])) for name in names)
-        self.start, self.first, self.growth, self.count, self.batch, self.context = padded
-        tokens = self.count * self.batch
-        self.tokens_before = np.cumsum(tokens) - tokens
-
-    def position(self, at: IntArray) -> tuple[IntArray, IntArray]:
-        """Return the segment under way or last done at each tick, and how many of its steps are complete."""
-        row = np.searchsorted(self.start, at, side="right") - 1
-        elapsed = at - self.start[row]
-        low, high = np.zeros_like(at), self.count[row]
-        while (low < high).any():
-            middle = (low + high + 1) // 2
-            fits = self._offset(row, middle) <= elapsed
-            low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
-        return row, low
-
-    def last_started(self, row: IntArray, done: IntArray) -> tuple[IntArray, IntArray]:
-        """Return the tick at which the last step began that `position` saw begin, and the tokens that it reads."""
-        step = np.minimum(done, np.maximum(self.count[row] - 1, 0))
-        since: IntArray = self.start[row] + self._offset(row, step)
-        return since, self.context[row] + step * self.batch[row]
-
-    def _offset(self, row: IntArray, steps: IntArray) -> IntArray:
-        ticks: IntArray = steps * self.first[row] + self.growth[row] * (steps * (steps - 1) // 2)
-        return ticks
-
-
-def tokens_at(records: Records, at: IntArray) -> IntArray:
-    """Return the output tokens emitted up to each tick, repeated work included."""
-    decoding = Decoding(records)
-    row, done = decoding.position(at)
-    first_tokens = np.searchsorted(np.sort(records.requests["first_token"]), at, side="right")
-    tokens: IntArray = first_tokens + decoding.tokens_before[row] + decoding.batch[row] * done
-    return tokens
-
-
-def kv_tokens_at(trace: Trace, records: Records, at: IntArray) -> IntArray:
-    """Return the tokens with keys and values in memory at each tick.
-
-    That is what the latest decode step reads (its own new tokens included), plus prompts whose prefill started since,
-    less requests that ended since. What a stopped request gave back shows from the next decode step on.
-    """
-    decoding = Decoding(records)
-    since, read = decoding.last_started(*decoding.position(at))
-    ids = records.requests["request"]
-    prompt, last = trace.prompt_tokens[ids], trace.output_tokens[ids] - 1
-    came = _sum_between(records.requests["prefill_start"], prompt, since, at)
-    went = _sum_between(records.requests["finish"], prompt + last, since, at)
-    held: IntArray = np.maximum(read + came - went, 0)
-    return held
-
-
-def _sum_between(instants: IntArray, amounts: IntArray, after: IntArray, until: IntArray) -> IntArray:
-    order = np.argsort(instants)
-    instants, total = instants[order], np.concatenate(([0], np.cumsum(amounts[order])))
-    low, high = (np.searchsorted(instants, at, side="right") for at in (after, until))
-    between: IntArray = total[high] - total[low]
-    return between
-
-
-def busy_ticks_at(records: Records, at: IntArray) -> IntArray:
-    """Return for how many ticks up to each tick the link carried something; transfers at the same time count once."""
-    transfers = records.transfers
-    # A transfer of no length before all others, so that every instant has one before it.
-    start, end = np.append(-1, transfers["start"]), np.append(-1, transfers["end"])
-    order = np.argsort(start)
-    start, end = start[order], np.maximum.accumulate(end[order])
-    opens = np.flatnonzero(np.append(True, start[1:] > end[:-1]))
-    start, end = start[opens], end[np.append(opens[1:], len(end)) - 1]
-    before = np.cumsum(end - start) - (end - start)
-    stretch = np.searchsorted(start, at, side="right") - 1
-    busy: IntArray = before[stretch] + np.minimum(at, end[stretch]) - start[stretch]
-    return busy

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-POLICY_SEAMS = ("scheduler", "cache", "prefetch", "predictor")  # what a configuration names
-SEAMS = (*POLICY_SEAMS, "router")
+SEAMS = ("scheduler", "cache", "prefetch", "predictor", "router")  # what a configuration names
 
 
 def closest(word: str, allowed: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -28,12 +28,13 @@ class AdmissionClock:
         self._next_fit: int | None = None  # the step at which a refused request may fit although nothing changes
         self.since = 0
 
-    def is_due(self, step: int, *, is_busy: bool) -> bool:
+    def is_due(self, step: int, wakes_at_step: int | None, *, is_busy: bool) -> bool:
         """Whether to ask now; an engine with nothing to do need not wait for the next round."""
         if is_busy and self.since < self._every:
             return False
         may_fit = self._next_fit is not None and step >= self._next_fit
-        return self._asks or may_fit or self._asks_always
+        wakes = wakes_at_step is not None and step >= wakes_at_step
+        return self._asks or may_fit or wakes or self._asks_always
 
     def asked(self) -> None:
         """Start a round; what changes from now on is news."""
@@ -62,13 +63,14 @@ class AdmissionClock:
         """Steps for which no round is due whatever happens."""
         return self._every - self.since if self._every > self.since else 0
 
-    def steps_until_due(self, step: int) -> int:
+    def steps_until_due(self, step: int, wakes_at_step: int | None) -> int:
         """Return the steps to the next round, if requests wait and nothing changes outside."""
         if self.since < self._every:
             return self._every - self.since
         if self._asks:
             return 1
-        return NEVER if self._next_fit is None else self._next_fit - step
+        until_fit = NEVER if self._next_fit is None else self._next_fit - step
+        return until_fit if wakes_at_step is None else min(until_fit, max(wakes_at_step - step, 1))
 
 
 def run_length(core: Core, cost: StepCost, now: int, horizon: Horizon) -> int:
@@ -80,11 +82,7 @@ def run_length(core: Core, cost: StepCost, now: int, horizon: Horizon) -> int:
         now: ticks.
         horizon: the tick of the next event outside.
     """
-    growth_bytes = len(core.running) * core.memory.token_bytes
-    limit = core.first_end() - core.step
-    room = core.memory.free_bytes // growth_bytes
-    if room < limit:
-        limit = room
+    limit = core.kv.most_steps(core.step, core.seats.first_end() - core.step)
     if cost.steps is not None and cost.steps < limit:
         limit = cost.steps
     limit, quiet = _until_asked(core, limit)
@@ -107,7 +105,7 @@ def _until_asked(core: Core, limit: int) -> tuple[int, int]:
         limit = 1
     prefetch = _until_prefetch(at_steps or (), clock.since)
     if core.waiting:
-        return min(limit, prefetch, clock.steps_until_due(core.step)), quiet
+        return min(limit, prefetch, clock.steps_until_due(core.step, core.wakes_at_step())), quiet
     return limit, min(quiet, prefetch)
 
 

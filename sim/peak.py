@@ -30,21 +30,21 @@ class PeakTest:
 
     def set_aside(self, job: Job) -> None:
         """Admit a request whose prefill must wait for its adapter: plan for its whole size until it starts."""
-        self._aside += job.prompt_tokens + job.reserved_tokens
-        self.bound += job.prompt_tokens + job.reserved_tokens
+        self._aside += job.base_tokens + job.left_tokens
+        self.bound += job.base_tokens + job.left_tokens
 
     def take_up(self, job: Job, step: int) -> None:
         """Start a request that was set aside."""
-        self._aside -= job.prompt_tokens + job.reserved_tokens
-        self.bound -= job.prompt_tokens + job.reserved_tokens
+        self._aside -= job.base_tokens + job.left_tokens
+        self.bound -= job.base_tokens + job.left_tokens
         self.add(job, step)
 
     def add(self, job: Job, step: int) -> None:
         """Admit a request that is prefilled next: it will hold prompt + reserved tokens at its end."""
-        job.peak_end = step + job.reserved_tokens - 1
-        job.peak_base = job.prompt_tokens + 1 - step
+        job.peak_end = step + job.left_tokens - 1
+        job.peak_base = job.base_tokens + 1 - step
         self._jobs[job] = None
-        self.bound += job.prompt_tokens + job.reserved_tokens
+        self.bound += job.base_tokens + job.left_tokens
         self._stale = True
 
     def emitted(self, job: Job) -> None:
@@ -55,7 +55,7 @@ class PeakTest:
     def remove(self, job: Job) -> None:
         """Forget a request that has left the batch."""
         del self._jobs[job]
-        self.bound -= job.prompt_tokens + job.reserved_tokens
+        self.bound -= job.base_tokens + job.left_tokens
         self._stale = True
 
     def without(self, job: Job) -> PeakTest:
@@ -63,19 +63,19 @@ class PeakTest:
         other = PeakTest()
         other._jobs = {one: None for one in self._jobs if one is not job}
         other._aside = self._aside
-        other.bound = self.bound - job.prompt_tokens - job.reserved_tokens
+        other.bound = self.bound - job.base_tokens - job.left_tokens
         other._stale = True
         return other
 
     def fits(self, job: Job, step: int, limit_tokens: int) -> bool:
         """Whether the peak with one more request stays at or below the limit."""
-        if self.bound + job.prompt_tokens + job.reserved_tokens <= limit_tokens:
+        if self.bound + job.base_tokens + job.left_tokens <= limit_tokens:
             return True
         return self.need(job, step) <= limit_tokens
 
     def fits_beside(self, job: Job, limit_tokens: int) -> bool:
         """Whether a request of which it is not known when it will start fits: at its whole size beside the peak."""
-        size = job.prompt_tokens + job.reserved_tokens
+        size = job.base_tokens + job.left_tokens
         if self.bound + size <= limit_tokens:
             return True
         self._refresh()
@@ -84,7 +84,7 @@ class PeakTest:
     def need(self, job: Job, step: int) -> int:
         """Return the peak in tokens with one more request, admitted after `step` decode steps."""
         self._refresh()
-        used, left = job.prompt_tokens + 1, job.reserved_tokens - 1
+        used, left = job.base_tokens + 1, job.left_tokens - 1
         ahead = bisect_left(self._ends, -(step + left) + 1)
         peak = max(self._terms[ahead], left * (ahead + 1) + self._bases[ahead] + step * ahead + used)
         if ahead < len(self._ends):
@@ -95,7 +95,7 @@ class PeakTest:
         """Return the first step past `after` at which `fits` holds if the batch stays as it is; None if none."""
         self._refresh()
         limit_tokens -= self._aside
-        used, left = job.prompt_tokens + 1, job.reserved_tokens - 1
+        used, left = job.base_tokens + 1, job.left_tokens - 1
         step = after + 1
         ahead = bisect_left(self._ends, -(step + left) + 1)
         while True:

@@ -6,7 +6,8 @@ import importlib
 import inspect
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec
@@ -16,7 +17,8 @@ from typing import Any, NamedTuple
 
 from policies.builtin import BUILTIN
 from sim.names import SEAMS, did_you_mean
-from sim.policyclass import adopt, build, parameters, policy_class
+from sim.policyclass import adopt, build, likely_seams, maker, parameters, policy_class
+from sim.policydocs import parameter_docs
 from sim.yamlfile import ConfigError, KeyPath, Marks, Problem, folder_of
 
 Table = Mapping[str, Mapping[str, str]]
@@ -32,6 +34,7 @@ class PolicyInfo(NamedTuple):
         summary: first line of the class's docstring.
         source: the paper or code that the class says it follows.
         parameters: constructor parameters, such as "decay: float = 0.5".
+        docs: what the docstrings say about parameters, by name.
         broken: why it cannot be used; empty if it can.
     """
 
@@ -41,6 +44,7 @@ class PolicyInfo(NamedTuple):
     summary: str = ""
     source: str = ""
     parameters: tuple[str, ...] = ()
+    docs: tuple[tuple[str, str], ...] = ()
     broken: str = ""
 
 
@@ -75,6 +79,28 @@ def resolve(
         raise error.under(at, marks) from error.__cause__
 
 
+def factory(spec: object, seam: str, *, base_dir: Path | None = None) -> Callable[[], Any]:
+    """Return what builds a fresh policy at every call, its name looked up and its parameters checked once.
+
+    Args:
+        spec: as for `resolve`, but no instance, since there is only one of it.
+        seam: scheduler, cache, prefetch, predictor or router.
+        base_dir: the folder to which `./file.py` is relative; by default, the current one.
+
+    Raises:
+        ConfigError: if the name, a parameter or the class itself is wrong.
+    """
+    places = _Places(seam, Path() if base_dir is None else base_dir, None)
+    try:
+        kind, values = _class_and_values(spec, places)
+        if isinstance(kind, type):
+            return maker(kind, seam, values)
+    except ConfigError as error:
+        raise error.under((seam,), {}) from error.__cause__
+    message = f"{type(kind).__name__} is already built, and fresh ones are needed: give its class or its name"
+    raise _wrong(message).under((seam,), {})
+
+
 def list_policies(seam: str | None = None, *, builtin: Table | None = None) -> list[PolicyInfo]:
     """Return every built-in and installed policy of one seam or of all, broken ones too."""
     seams = SEAMS if seam is None else (seam,)
@@ -90,18 +116,36 @@ def describe(seam: str, name: str, *, base_dir: Path = Path(), builtin: Table | 
     return _Places(seam, base_dir, builtin).info(name)
 
 
+def seams_of(name: str, *, base_dir: Path | None = None) -> list[str]:
+    """Return the seams that have a policy of this name; of a class, those that it looks made for.
+
+    Raises:
+        ConfigError: if it names a class that cannot be imported.
+    """
+    folder = Path() if base_dir is None else base_dir
+    if ":" in name:
+        return likely_seams(_imported(name, folder))
+    return [seam for seam in SEAMS if name in _Places(seam, folder, None).names()]
+
+
 def _resolved(spec: object, places: _Places) -> object:
+    kind, values = _class_and_values(spec, places)
+    if isinstance(kind, type):
+        return build(kind, places.seam, values)
+    if values:
+        raise _wrong(f"{type(kind).__name__} is already built and takes no parameters here: {', '.join(values)}")
+    return adopt(kind, places.seam)
+
+
+def _class_and_values(spec: object, places: _Places) -> tuple[Any, dict[str, Any]]:
+    """Return a spec's class, or the instance that it is, and the constructor parameters beside it."""
     values: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
     kind = values.pop("kind", None)
     if isinstance(kind, str):
         kind = places.find(kind)
-    if isinstance(kind, type):
-        return build(kind, places.seam, values)
     if kind is None or isinstance(kind, bool | int | float | list | Mapping):
         raise _wrong(f"expected the name of a {places.seam}, got {kind!r}")
-    if values:
-        raise _wrong(f"{type(kind).__name__} is already built and takes no parameters here: {', '.join(values)}")
-    return adopt(kind, places.seam)
+    return kind, values
 
 
 class _Places:
@@ -114,7 +158,10 @@ class _Places:
         self.seam = seam
         self.folder = folder
         self.builtin = dict((BUILTIN if builtin is None else builtin).get(seam, {}))
-        self.installed = {entry.name: entry for entry in entry_points(group=f"chameleon_sim.{seam}")}
+
+    @cached_property
+    def installed(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=f"chameleon_sim.{self.seam}")}  # takes a while
 
     def names(self) -> list[str]:
         return [*self.builtin, *(name for name in self.installed if name not in self.builtin)]
@@ -143,6 +190,7 @@ class _Places:
             summary=(cls.__doc__ or "").strip().partition("\n")[0],
             source=cls.source,
             parameters=tuple(str(parameter) for parameter in parameters(cls)),
+            docs=tuple(parameter_docs(cls).items()),
         )
 
     def infos(self) -> list[PolicyInfo]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -23,15 +23,24 @@ def build(cls: type, seam: str, values: Mapping[str, Any]) -> base.Policy:
     Raises:
         ConfigError: if the class is no policy of the seam, or a parameter is wrong.
     """
+    return maker(cls, seam, values)()
+
+
+def maker(cls: type, seam: str, values: Mapping[str, Any]) -> Callable[[], base.Policy]:
+    """Return what builds a fresh instance each time that it is called; see `build`."""
     policy = policy_class(cls, seam)
     model = parameter_model(cls)
     checked = validate(model, dict(values))
     given = checked.model_fields_set
     keywords = {f.alias or name: getattr(checked, name) for name, f in model.model_fields.items() if name in given}
-    try:
-        return policy(**keywords)
-    except (TypeError, ValueError) as error:
-        raise ConfigError([str(error)]) from error
+
+    def make() -> base.Policy:
+        try:
+            return policy(**keywords)
+        except (TypeError, ValueError) as error:
+            raise ConfigError([str(error)]) from error
+
+    return make
 
 
 def adopt(policy: Any, seam: str) -> base.Policy:
@@ -60,6 +69,16 @@ def policy_class(cls: type, seam: str) -> type[base.Policy]:
     if problems:
         raise ConfigError(Problem(("kind",), f"{cls.__name__} {problem}") for problem in problems)
     return _completed(cls, seam)
+
+
+def likely_seams(cls: type) -> list[str]:
+    """Return the seam whose base a class derives from, or the seams of which it has most hooks; several if in doubt."""
+    derived = [seam for seam in SEAMS if BASES[seam] is not base.Policy and issubclass(cls, BASES[seam])]
+    if derived:
+        return derived
+    counts = {seam: sum(routine and hasattr(cls, hook) for hook, routine in _own(seam).items()) for seam in SEAMS}
+    most = max(counts.values())
+    return [seam for seam, count in counts.items() if count == most > 0]
 
 
 def parameters(cls: type) -> list[inspect.Parameter]:

@@ -70,6 +70,14 @@ class Records:
         # The other steps of a segment are gaps of their own duration, for the whole batch.
         self.gaps = Table(("gap", "weight"))
         self.prefills = Table(("start", "ticks", "requests", "tokens"))
+        # Iterations that decoded and prefilled at once: they are in `segments` and in `prefills` too.
+        self.mixed = Table(("start", "ticks"))
+        # A request that was stopped got its next token so many ticks after its last; not in `gaps` if it had to be
+        # computed again, because that token comes out of a prefill.
+        self.pauses = Table(("request", "gap"))
+        # KV of preempted requests. way: 0 to the GPU over the link, 1 to the host, in the engine's own time.
+        self.swaps = Table(("queued", "start", "end", "request", "bytes", "way"))
+        self.reads = Table(("queued", "start", "end", "adapter", "bytes"))  # adapters from disk to the host
         # Adapter memory after each change.
         self.memory = Table(("time", "resident_bytes", "in_use_bytes", "resident"))
         # kind: 0 demand, 1 prefetch. adapter: index into the trace's palette.

@@ -13,7 +13,7 @@ from sim.arrivals import GammaArrivals
 from sim.config import Loaded, RunConfig
 from sim.experiment import execute
 from sim.identity import files_sha256, source_sha256
-from sim.names import POLICY_SEAMS
+from sim.names import SEAMS
 from sim.results import Result
 from sim.rundir import OPTIONAL, WRITTEN, read_run
 from sim.statistics import Interval, mean_interval
@@ -116,7 +116,7 @@ def save(result: Result, config: RunConfig, directory: Path, *, detailed: bool =
         burstiness=_burstiness(config),
         slos_ms={"ttft": config.ttft_slo_s * 1e3},
         config_hash=config_hash(config),
-        policy={seam: getattr(config, seam) for seam in POLICY_SEAMS},
+        policy={seam: getattr(config, seam) for seam in SEAMS},
     )
     return result.save(directory, meta, detailed=detailed)
 

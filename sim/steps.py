@@ -13,11 +13,27 @@ Horizon = Callable[[], int | None]  # the tick of the next event outside the eng
 
 
 class Prefill(NamedTuple):
-    """One prefill iteration."""
+    """One prefill iteration over the whole prompts of its requests; the decode batch pauses."""
 
     start: int
     ticks: int
     jobs: list[Job]
+
+
+class Chunk(NamedTuple):
+    """A part of one request's prefill: `tokens` after the `before` that are done."""
+
+    job: Job
+    before: int
+    tokens: int
+
+
+class Mixed(NamedTuple):
+    """One iteration that prefills chunks and gives every request of the decode batch one token."""
+
+    start: int
+    ticks: int
+    chunks: list[Chunk]
 
 
 class Decode(NamedTuple):
@@ -44,7 +60,7 @@ class Decode(NamedTuple):
         return self._replace(ticks=ticks, first=ticks, growth=0)
 
 
-Step = Prefill | Decode
+Step = Prefill | Mixed | Decode
 
 
 def run_ticks(cost: StepCost, steps: int) -> int:

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.base import FloatArray, IntArray
+from sim.instants import busy_ticks_at
 from sim.metrics import (
     OK,
     REJECTED,
     UNFINISHED,
     Offered,
-    busy_ticks_at,
     instant_s,
     latencies_s,
     token_gaps,
     ttft_parts_s,
 )
+from sim.prefetch_metrics import DEMAND, PREFETCH, prefetch_summary
 from sim.records import NEVER, Records
+from sim.stability import stability
 from sim.statistics import Described, describe, grouped_percentiles
 from sim.ticks import TICKS_PER_S
 
@@ -31,21 +33,16 @@ SCHEMA_VERSION = 1
 PARTS = ("queue", "adapter_wait", "prefill", "preempt", "overhead")
 Summary = dict[str, Any]
 
-# Bounds of the verdict on the queue; see `stability`.
-SLICES = 20
-TREND_Z = 2.33  # 1 % one-sided
-GROWTH = 2.0
-LATE_SHARE = 0.02
-DEEP_SHARE = 0.05
-
 
 def summarise(run: Run) -> Summary:
     """Return the summary of a run; every value is plain Python, and null where there is nothing to measure.
 
     Latencies are over completed requests, in ms, from the instant of sending; `itl_ms` pools the gaps of all requests.
     `hit_rate` is the share of admitted requests with an adapter that found it on the GPU at first admission. `by_rank`
-    has rank 0 for the base model. `duration_s` runs from the first request to the last completion (to the end of the
-    run if nothing was completed). `link.utilisation` is the share of the time from the first request to the last event.
+    has rank 0 for the base model. Mixed iterations count as prefill and as decode, and once more as `mixed`.
+    `duration_s` runs from the first request to the last completion (to the end of the run if nothing was completed).
+    `link.utilisation` is the share of the time from the first request to the last event.
+    `adapters` counts adapter transfers only, `link` all; `prefetch` is told in `sim.prefetch_metrics`.
     """
     offered = Offered(run.trace, run.records)
     latencies = latencies_s(offered)
@@ -66,8 +63,10 @@ def summarise(run: Run) -> Summary:
         "by_rank": _by_rank(offered, np.where(completed, ttft_s, np.nan)),
         "throughput": _throughput(offered, duration_s),
         "adapters": _adapters(offered),
+        "prefetch": prefetch_summary(run.records),
         "link": _link(run.records, horizon_s),
         "iterations": _iterations(run.records),
+        "preemption": _preemption(offered),
         "stability": _stability_of(offered),
         "costs": {"origins": dict(run.cost_origins), "warnings": list(run.cost_warnings)},
         "slo": _slo(run.ttft_slo_s, ttft_s[completed], len(run.trace)),
@@ -142,25 +141,42 @@ def _throughput(offered: Offered, duration_s: float) -> dict[str, float | int | 
 def _adapters(offered: Offered) -> dict[str, float | int | None]:
     hit = offered.hit_codes()
     records = offered.records
-    prefetched = sum(int(np.count_nonzero(one.transfers["kind"] == 1)) for one in records)
+    kinds = np.concatenate([one.transfers["kind"] for one in records])
     return {
         "hit_rate": _share(int(np.count_nonzero(hit == 1)), int(np.count_nonzero(hit >= 0))),
-        "loads": sum(len(one.transfers) for one in records) - prefetched,
-        "prefetches": prefetched,
+        "loads": int(np.count_nonzero(kinds == DEMAND)),
+        "prefetches": int(np.count_nonzero(kinds == PREFETCH)),
         "useful_prefetches": sum(sum(one.useful_prefetches.values()) for one in records),
         "evictions": sum(len(one.evictions) for one in records),
         "forced_evictions": sum(one.forced_evictions for one in records),
-        "bytes_loaded": sum(int(one.transfers["bytes"].sum()) for one in records),
+        "bytes_loaded": _total(records, lambda one: one.transfers["bytes"][one.transfers["kind"] <= PREFETCH]),
     }
 
 
 def _link(records: Sequence[Records], horizon_s: float) -> dict[str, float | int | None]:
-    ends = (np.array([one.transfers["end"].max(initial=0)], dtype=np.int64) for one in records)
+    ends = (np.array([one.end], dtype=np.int64) for one in records)
     busy = sum(int(busy_ticks_at(one, end)[0]) for one, end in zip(records, ends, strict=True))
     return {
         "utilisation": _share(busy / TICKS_PER_S, horizon_s * len(records)),
         "busy_s": busy / TICKS_PER_S,
-        "bytes": sum(int(one.transfers["bytes"].sum()) for one in records),
+        "bytes": _total(records, lambda one: one.transfers["bytes"]) + _swapped_bytes(records, 0),
+    }
+
+
+def _swapped_bytes(records: Sequence[Records], way: int) -> int:
+    return _total(records, lambda one: one.swaps["bytes"][one.swaps["way"] == way])
+
+
+def _preemption(offered: Offered) -> dict[str, float | int]:
+    stops = offered.column("preemptions")
+    records = offered.records
+    return {
+        "stops": int(stops.sum()),
+        "requests": int(np.count_nonzero(stops)),
+        "recomputed": sum(len(one.pauses) for one in records),
+        "swapped_in_bytes": _swapped_bytes(records, 0),
+        "swapped_out_bytes": _swapped_bytes(records, 1),
+        "disk_bytes": _total(records, lambda one: one.reads["bytes"]),
     }
 
 
@@ -175,6 +191,8 @@ def _iterations(records: Sequence[Records]) -> dict[str, float | int | None]:
         "decode_s": _total(records, _decode_ticks) / TICKS_PER_S,
         "decode_tokens": tokens,
         "mean_batch": _share(tokens, steps),
+        "mixed": sum(len(one.mixed) for one in records),
+        "mixed_s": _total(records, lambda one: one.mixed["ticks"]) / TICKS_PER_S,
         "stalls": sum(len(one.stalls) for one in records),
         "stall_s": _total(records, lambda one: one.stalls["ticks"]) / TICKS_PER_S,
     }
@@ -208,80 +226,3 @@ def _stability_of(offered: Offered) -> Summary:
     taken = offered.status != REJECTED
     end_s = max((one.end for one in offered.records), default=0) / TICKS_PER_S
     return stability(instant_s(offered.sent())[taken], instant_s(offered.instant("admitted"))[taken], end_s)
-
-
-def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> Summary:
-    """Say whether the queue kept up with its arrivals; a percentile from one that did not depends on the horizon.
-
-    `overloaded`: work was left over when arrivals ended, and the queue had grown throughout. `backlogged`: work was
-    left over without such a trend, or the queue was deep at some time. `stable`: neither.
-    Left over: the last admission comes 2 % of the span of arrivals after the last arrival, or 2 % were never admitted.
-    Grown: the mean number waiting rises over 20 slices of the span (Mann-Kendall test, 1 %), and is in the last quarter
-    at least twice that of the first half. Deep: one of 20 batches, by order of arrival, waited 5 % of the span.
-
-    Args:
-        sent_s: shape (n,), when requests came, rejected ones left out.
-        admitted_s: shape (n,), when they left the queue; NaN for never.
-        end_s: end of the run.
-    """
-    order = np.argsort(sent_s, kind="stable")
-    sent = sent_s[order]
-    left = np.fmax(np.where(np.isnan(admitted_s[order]), end_s, admitted_s[order]), sent)
-    waiting = _waiting(sent, left)
-    never = int(np.isnan(admitted_s).sum())
-    numbers = {
-        "span_s": float(np.ptp(sent)) if len(sent) else 0.0,
-        "drain_s": float(left.max() - sent[-1]) if len(sent) else 0.0,
-        "never_admitted": never,
-        "max_delay_s": float(_batch_means(left - sent).max(initial=0)),
-        "backlog_first_half": float(waiting[: SLICES // 2].mean()),
-        "backlog_last_quarter": float(waiting[-SLICES // 4 :].mean()),
-        "trend_z": _trend_z(waiting),
-    }
-    # Requests that all came at once are a backlog whatever happened next.
-    is_late = numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
-    is_late = is_late or never >= LATE_SHARE * len(sent) > 0
-    return _verdict(numbers, is_late=is_late) | numbers
-
-
-def _batch_means(values: FloatArray) -> FloatArray:
-    edges = np.linspace(0, len(values), min(len(values), SLICES) + 1).astype(np.int64)
-    return np.add.reduceat(values, edges[:-1]) / np.diff(edges) if len(values) else values
-
-
-def _waiting(sent: FloatArray, left: FloatArray) -> FloatArray:
-    """Return the mean number waiting in each of 20 equal slices of the span of arrivals."""
-    if len(sent) == 0 or sent[-1] == sent[0]:
-        return np.zeros(SLICES)
-    edges = np.linspace(0, sent[-1] - sent[0], SLICES + 1)
-    waited = _area(sent - sent[0], edges) - _area(np.sort(left) - sent[0], edges)
-    return np.maximum(np.diff(waited) / np.diff(edges), 0)
-
-
-def _area(instants: FloatArray, edges: FloatArray) -> FloatArray:
-    """Return the time since each instant, summed over all instants up to each edge."""
-    passed = np.searchsorted(instants, edges, side="right")
-    area: FloatArray = passed * edges - np.append(0, np.cumsum(instants))[passed]
-    return area
-
-
-def _verdict(numbers: Summary, *, is_late: bool) -> Summary:
-    span_s, drain_s, first, last = (
-        numbers[name] for name in ("span_s", "drain_s", "backlog_first_half", "backlog_last_quarter")
-    )
-    is_growing = last >= GROWTH * first and numbers["trend_z"] >= TREND_Z
-    is_deep = numbers["max_delay_s"] >= DEEP_SHARE * span_s > 0
-    waits = is_late or is_deep or is_growing
-    verdict = "overloaded" if is_late and is_growing else "backlogged" if waits else "stable"
-    reason = (
-        f"{first:.3g} requests waited in the first half of {span_s:.4g} s of arrivals, {last:.3g} in the last quarter; "
-        f"the queue emptied {drain_s:.3g} s later, {numbers['never_admitted']} requests never left it"
-    )
-    return {"verdict": verdict, "reason": reason}
-
-
-def _trend_z(values: FloatArray) -> float:
-    """Return the Mann-Kendall statistic: how surely values rise, in standard deviations."""
-    n = len(values)
-    rises = np.sign(values[None, :] - values[:, None])[np.triu_indices(n, 1)].sum()
-    return float(rises) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)

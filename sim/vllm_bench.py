@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.base import IntArray
-from sim.metrics import Offered, duration_s, instant_s, latencies_s, tokens_at
+from sim.instants import tokens_at
+from sim.metrics import Offered, duration_s, instant_s, latencies_s
 from sim.records import NEVER, Records
 from sim.statistics import PERCENTILES
 from sim.summary import SCHEMA_VERSION, Summary
@@ -196,7 +197,8 @@ def _token_gaps_s(offered: Offered) -> list[list[float]]:
         ends, offsets = _step_ends(one)
         ids, first_token = one.requests["request"], one.requests["first_token"]
         low, high = one.requests["first_segment"], one.requests["last_segment"]
-        whole = np.flatnonzero(offered.completed[ids] & (low != NEVER) & (high != NEVER))
+        unstopped = one.requests["preemptions"] == 0
+        whole = np.flatnonzero(offered.completed[ids] & unstopped & (low != NEVER) & (high != NEVER))
         start, stop = offsets[low[whole]], offsets[high[whole] + 1]
         steady = stop - start == offered.trace.output_tokens[ids[whole]] - 1
         for row, begin, end in zip(whole[steady], start[steady], stop[steady], strict=True):

@@ -58,7 +58,7 @@ def main(rate_per_s: float = 9.0) -> None:
         for _ in range(ROUNDS):
             one = deployment(system, changes, rate_per_s)
             begin = perf_counter()
-            records = play(one)
+            (records,) = play(one)
             wall = perf_counter() - begin
             events = REQUESTS + len(records.transfers)
             ratios.append(wall / seconds(lambda events=events: bare_loop(events)))  # type: ignore[misc]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.base import Cache, Policy, Predictor, Prefetch, Scheduler
+from policies.base import Cache, Policy, Predictor, Prefetch, Router, Scheduler
 from policies.builtin import BUILTIN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +26,7 @@ SEAMS: dict[str, type[Policy]] = {
     "cache": Cache,
     "prefetch": Prefetch,
     "predictor": Predictor,
+    "router": Router,
 }
 NAMED = [(seam, name) for seam, table in BUILTIN.items() for name in table if seam in SEAMS]
 

@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from policies.builtin import BUILTIN
+from sim.cli import policies
 from sim.config import load_config
+from sim.conformance import OF_SEAM
 from sim.yamlfile import packaged_names
 from tests.commands import chameleon
 
 
-def test_the_list_holds_every_built_in_policy_and_every_system() -> None:
-    text = chameleon("policies", "list").out
-    names = {line.split()[0] for line in text.splitlines() if line.startswith("  ") and line.strip()}
-    assert {*packaged_names(), *(name for table in BUILTIN.values() for name in table)} <= names
+class Terminal(io.StringIO):
+    """Where a person reads."""
+
+    def isatty(self) -> bool:
+        return True
 
 
-def test_the_list_says_where_each_comes_from() -> None:
-    assert "[Cherkasova 1998" in chameleon("policies", "list").out
+def on_a_terminal(*words: str, columns: int = 80) -> list[str]:
+    """Return the lines that a person sees."""
+    out = Terminal()
+    size = os.terminal_size((columns, 24))
+    with mock.patch("sys.stdout", out), mock.patch("shutil.get_terminal_size", return_value=size):
+        policies.app([*words], standalone_mode=False)
+    return out.getvalue().splitlines()
+
+
+def test_a_pipe_gets_one_line_for_every_policy_and_system() -> None:
+    rows = [line.split()[:2] for line in chameleon("policies", "list").out.splitlines()]
+    named = [[seam, name] for seam, table in BUILTIN.items() for name in table]
+    assert [row for row in rows if row[0] != "system"] == named
+    assert [name for seam, name in rows if seam == "system"] == packaged_names()
+
+
+def test_the_list_says_what_each_does_and_where_it_comes_from() -> None:
+    (line,) = [line for line in chameleon("policies", "list").out.splitlines() if line.split()[1] == "gdsf"]
+    assert "Greedy-Dual-Size-Frequency: evict" in line
+    assert line.endswith("libCacheSim]")
+    assert "[Cherkasova 1998" in line
+
+
+def test_one_seam_may_be_listed_alone() -> None:
+    text = chameleon("policies", "list", "cache").out
+    assert {line.split()[0] for line in text.splitlines()} == {"cache"}
+    assert "did you mean 'cache'" in chameleon("policies", "list", "cach").err
+
+
+def test_a_terminal_gets_lines_that_fit() -> None:
+    listed = on_a_terminal("list")
+    assert max(map(len, listed)) <= 80
+    assert sum(line.endswith(":") and not line.startswith(" ") for line in listed) == len(BUILTIN) + 1
+    shown = on_a_terminal("show", "multi-queue")
+    assert max(map(len, shown)) <= 80
+    assert "      seconds between divisions, and the window of what they look at." in shown
+
+
+def test_a_parameter_is_shown_with_what_it_means() -> None:
+    lines = chameleon("policies", "show", "cache", "chameleon").out.splitlines()
+    assert lines[lines.index("  window_s: float = 300.0") + 1] == "      seconds of use that count."
 
 
 def test_a_policy_is_shown_with_its_parameters_and_defaults() -> None:
@@ -44,7 +89,7 @@ def test_a_policy_of_ones_own_is_shown(tmp_path: Path) -> None:
         'class Mine:\n    """Keep all."""\n    def __init__(self, *, fade_s: float = 3.0): pass\n'
         "    def score(self, adapter, now): return 0.0\n"
     )
-    text = chameleon("policies", "show", "cache", f"{tmp_path}/mine.py:Mine").out
+    text = chameleon("policies", "show", f"{tmp_path}/mine.py:Mine").out
     assert "Keep all." in text
     assert "fade_s: float = 3.0" in text
 
@@ -56,7 +101,7 @@ def test_a_policy_of_ones_own_is_shown(tmp_path: Path) -> None:
         (["cache", "lrru"], "error: no cache is named 'lrru' - did you mean 'lru'?"),
         (["cach", "lru"], "did you mean 'cache'?"),
         (["cache"], "drop-after-use, lru"),
-        (["./mine.py:Mine"], "chameleon policies show cache ./mine.py:Mine"),
+        (["./mine.py:Mine"], "./mine.py cannot be imported: FileNotFoundError"),
         (["cache", "lru", "fifo"], "one policy at a time"),
     ],
 )
@@ -93,33 +138,43 @@ def test_the_schema_knows_the_keys_of_a_file() -> None:
     assert {"cache", "scheduler", "workload"} <= set(schema["properties"])
 
 
-@pytest.mark.parametrize(("seam", "name"), [("cache", "lru"), ("scheduler", "multi-queue"), ("prefetch", "slora")])
-def test_a_built_in_policy_keeps_the_rules(seam: str, name: str) -> None:
-    said = chameleon("policies", "check", seam, name)
+@pytest.mark.parametrize("words", [["lru"], ["cache", "lru"], ["lru", "--seam", "cache"]])
+def test_a_policy_that_keeps_the_laws_gets_one_line_for_each(words: list[str]) -> None:
+    said = chameleon("policies", "check", *words, "--worlds", "2", "--seed", "5")
     assert said.code == 0
-    assert [line[:6] for line in said.out.splitlines()] == ["ok    "] * 4
+    *laws, summary = said.out.splitlines()
+    assert [line[:8] for line in laws] == ["ok      "] * len(OF_SEAM["cache"])
+    assert summary == f"cache lru keeps all {len(laws)} laws in 2 worlds (seed 5)"
 
 
-@pytest.mark.parametrize(
-    ("body", "broken"),
-    [
-        ("return random.random()", "a second run gives the same"),
-        ("self.asked = getattr(self, 'asked', 0) + 1; return self.asked % 7", "being asked at every step"),
-    ],
-)
-def test_a_policy_that_breaks_a_rule_is_found_out(body: str, broken: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(f"import random\nclass Mine:\n    def key(self, request, now): {body}\n")
-    said = chameleon("policies", "check", "scheduler", f"{tmp_path}/mine.py:Mine")
+def test_a_policy_that_breaks_a_law_is_shown_in_a_small_world(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import random\nclass Mine:\n    def key(self, *_): return random.random()\n")
+    said = chameleon("policies", "check", f"{tmp_path}/mine.py:Mine", "--worlds", "3")
     assert said.code == 1
-    assert f"BROKEN  {broken}" in said.out
+    assert "BROKEN  asked twice in the same state, it answers the same\n        key(request " in said.out
+    assert "the smallest world found that shows it:\n          memory " in said.out
+    assert "Mine breaks " in said.out
+
+
+@pytest.mark.parametrize("setting", ["ageing_s=-1", "scheduler.ageing_s=-1"])
+def test_a_parameter_reaches_the_policy_with_or_without_its_seam(setting: str) -> None:
+    said = chameleon("policies", "check", "sjf", "--worlds", "1", "--set", setting)
+    assert (said.code, said.err) == (2, "error: ageing_s must be at least 0, got -1.0\n")
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["lru"], "a seam and a name are needed"),
+        (["lrru"], "did you mean 'lru'?"),
         (["cach", "lru"], "did you mean 'cache'?"),
         (["cache", "lrru"], "did you mean 'lru'?"),
+        (["lru", "--seam", "scheduler"], "no scheduler is named 'lru'"),
+        (["cache", "lru", "--seam", "cache"], "one policy at a time"),
+        (["oracle"], "say which: --seam"),
+        (["policies.base:Adapter"], "has no hook of any seam"),
+        (["policies.eviction:LRUU"], "did you mean 'LRU'?"),
+        (["fcfs", "--set", "x=1"], "scheduler.x: Extra inputs are not permitted"),
+        (["lru", "--worlds", "0"], "a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_checked_is_told(words: list[str], told: str) -> None:

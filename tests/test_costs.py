@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sim.costs import MEDIUM_PROMPT_TOKENS, CostModel, EngineCosts
+from sim.costs import MEDIUM_PROMPT_TOKENS, CostModel, EngineCosts, LoadingCosts
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
 from sim.ticks import TICKS_PER_S, to_seconds
@@ -48,7 +48,8 @@ def model(
     """Build a cost model; an engine given as a text is that kernel without host costs."""
     if isinstance(engine, str):
         engine = EngineCosts.model_validate({"kernel": engine})
-    return CostModel(profile_of(hardware), load_model(base), engine, **others)
+    loading = LoadingCosts(**{key: others.pop(key) for key in LoadingCosts._fields if key in others})
+    return CostModel(profile_of(hardware), load_model(base), engine, loading=loading, **others)
 
 
 def slora(hardware: str = "a40") -> CostModel:

@@ -16,15 +16,27 @@ from pandas.testing import assert_frame_equal
 from policies.base import Cache, Prefetch, Scheduler
 from policies.builtin import BUILTIN
 from policies.eviction import FIFO, GDSF, LFU, LRU, ChameleonScore, DropAfterUse, FairShare
+from policies.eviction_bounds import Belady
+from policies.eviction_history import LFUDA, LRUK, Elora, Hyperbolic
+from policies.eviction_lhd import LHD
+from policies.eviction_queues import S3FIFO, Sieve
+from policies.eviction_simple import LargestFirst, RandomEviction, SmallestFirst
+from policies.eviction_tinylfu import WTinyLFU
 from policies.lanes import LaneScheduler
 from policies.multi_queue import MultiQueue, StaticLanes
 from policies.prefetch import NoPrefetch, Queued, SLoRAPrefetch
+from policies.prefetch_histogram import Histogram
+from policies.prefetch_order import Markov, Oracle
+from policies.prefetch_rates import PLoRA, Rate, UseWithin
 from policies.scheduling import FCFS, SJF
 from sim.config import load_config
 from sim.core import Core
 from sim.experiment import execute
+from sim.memory import HostMemory
+from sim.options import EarlyStart
 from sim.records import Records, Table
 from sim.yamlfile import packaged_names
+from tests.drawn_schedulers import DRAWN, DROPS_KV
 from tests.worlds import RoundCosts, World, play
 
 US = 10**6  # ticks: worlds are laid out in microseconds, so that policies that think in seconds have something to do
@@ -41,7 +53,9 @@ def one_of(draw: Draw, *values: T) -> T:
 
 
 def sjf(draw: Draw) -> Callable[[], Scheduler]:
-    return partial(SJF, ageing_s=one_of(draw, None, 0.0, 0.002, 0.02))
+    return partial(
+        SJF, ageing_s=one_of(draw, None, 0.0, 0.002, 0.02), ageing_factor=one_of(draw, None, None, 0.3, 10.0)
+    )
 
 
 def lane_options(draw: Draw) -> dict[str, Any]:
@@ -77,6 +91,7 @@ SCHEDULERS: dict[str, Callable[[Draw], Callable[[], Scheduler]]] = {
     "sjf": sjf,
     "multi-queue": multi_queue,
     "static-lanes": static_lanes,
+    **DRAWN,
 }
 CACHES: dict[str, Callable[[Draw], Callable[[], Cache]]] = {
     "drop-after-use": lambda draw: partial(DropAfterUse, tag=one_of(draw, "bit", "latest", "none")),
@@ -91,11 +106,53 @@ CACHES: dict[str, Callable[[Draw], Callable[[], Cache]]] = {
     ),
     "fairshare": lambda draw: partial(FairShare, window_s=one_of(draw, 0.003, 0.05)),
     "gdsf": lambda draw: partial(GDSF, cost=one_of(draw, "load_s", "one")),
+    "random": lambda draw: partial(RandomEviction, seed=one_of(draw, 0, 1)),
+    "largest-first": lambda draw: LargestFirst,
+    "smallest-first": lambda draw: SmallestFirst,
+    "lfu-da": lambda draw: LFUDA,
+    "lru-k": lambda draw: partial(LRUK, k=one_of(draw, 2, 3), history=one_of(draw, "residents", "all")),
+    "hyperbolic": lambda draw: Hyperbolic,
+    "elora": lambda draw: partial(Elora, age_unit_s=one_of(draw, 0.001, 0.02)),
+    "lhd": lambda draw: partial(LHD, cost=one_of(draw, "load_s", "one"), renew_uses=one_of(draw, 1, 5)),
+    "s3-fifo": lambda draw: partial(S3FIFO, small_share=one_of(draw, 0.1, 0.5), move_hits=one_of(draw, 1, 2)),
+    "sieve": lambda draw: Sieve,
+    "w-tinylfu": lambda draw: partial(
+        WTinyLFU, window_share=one_of(draw, 0.01, 0.5), halving_uses=one_of(draw, 1.0, 10.0)
+    ),
+    "belady": lambda draw: partial(Belady, by=one_of(draw, "count", "bytes", "cost")),
 }
 PREFETCHES: dict[str, Callable[[Draw], Callable[[], Prefetch]]] = {
     "none": lambda draw: NoPrefetch,
     "slora": lambda draw: partial(SLoRAPrefetch, at_steps=one_of(draw, (5, 7), (0, 1, 2), (3, 12))),
     "queued": lambda draw: partial(Queued, lookahead=one_of(draw, None, 1, 3)),
+    "rate": lambda draw: partial(
+        Rate, per=one_of(draw, "byte", "adapter"), top=one_of(draw, None, 1, 3), window_s=one_of(draw, 0.003, 0.05)
+    ),
+    "use-within": lambda draw: partial(
+        UseWithin,
+        threshold=one_of(draw, 0.05, 0.5),
+        margin_s=one_of(draw, 0.0, 0.003),
+        window_s=one_of(draw, 0.003, 0.05),
+    ),
+    "p-lora": lambda draw: partial(PLoRA, bin_s=one_of(draw, 0.001, 0.01), share=one_of(draw, 0.5, 0.99)),
+    "histogram": lambda draw: partial(
+        Histogram,
+        bin_s=one_of(draw, 0.0002, 0.003),
+        bins=one_of(draw, 3, 50),
+        head=one_of(draw, 0.05, 0.5),
+        variation=one_of(draw, 0.0, 2.0),
+        gaps=one_of(draw, 1, 2, 10),
+        keep_alive_s=one_of(draw, None, 0.004),
+    ),
+    "markov": lambda draw: partial(
+        Markov,
+        lookback=one_of(draw, 1, 3),
+        window_s=one_of(draw, 0.003, 1.0),
+        threshold=one_of(draw, 0.01, 0.5),
+        top=one_of(draw, 1, 4),
+        memory=one_of(draw, 2, 1000),
+    ),
+    "oracle": lambda draw: partial(Oracle, lookahead=one_of(draw, 1, 3, 20)),
 }
 
 
@@ -105,6 +162,29 @@ PREFETCHES: dict[str, Callable[[Draw], Callable[[], Prefetch]]] = {
 def layout(draw: Draw, total: int) -> tuple[int | None, int | None]:
     """Return the limits of KV and of adapters: a unified pool, idle memory or a reserved region."""
     return one_of(draw, (None, None), (total // 2, None), (total - total // 2, total // 2))
+
+
+def mechanism(draw: Draw, scheduler: str) -> dict[str, Any]:
+    """Return engine options beyond S-LoRA's, half of the time none."""
+    if draw(st.booleans()):
+        return {}
+    reserve = one_of(draw, "peak", "whole", "predicted", "on_demand", "on_demand")
+    return {
+        "reserve": reserve,
+        "prefill": one_of(draw, "separate", "mixed", "chunked"),
+        "step_tokens": one_of(draw, 16, 64, 10_000),
+        "prefills_per_step": one_of(draw, 1, 1000),
+        "block_tokens": 1 if reserve == "peak" else one_of(draw, 1, 4, 16),
+        "watermark_bytes": one_of(draw, 0, 20),
+        "preempted": one_of(draw, "recompute", "swap", "swap" if scheduler in DROPS_KV else "keep"),
+        "shortage": one_of(draw, "recompute", "swap"),
+        "swap_bytes": one_of(draw, 100, 1 << 40),
+        "slot_rank": one_of(draw, 0, 32),
+        "early_start": one_of(
+            draw, None, None, EarlyStart(4), EarlyStart(4, groups=2, cpu_token_ticks=US, slowdown=1.07)
+        ),
+        "merge_ticks": one_of(draw, 0, 500 * US),
+    }
 
 
 def costs(draw: Draw) -> RoundCosts:
@@ -158,6 +238,8 @@ def worlds(draw: Draw, scheduler: str) -> World:
         prefetch=PREFETCHES[one_of(draw, *PREFETCHES)](draw),
         predicted=predictions(one_of(draw, (1.0,), (0.0, 1.0, 2.0))),
         ttft_slo_s=one_of(draw, 0.01, 1.0),
+        host=one_of(draw, None, None, HostMemory(150), HostMemory(400, starts_warm=False)),
+        mechanism=mechanism(draw, scheduler),
     )
 
 
@@ -216,6 +298,10 @@ def told(core: Core, records: Records) -> dict[str, Any]:
         "evictions": rows(records.evictions),
         "stalls": rows(records.stalls),
         "memory": memory(records),
+        "mixed": rows(records.mixed),
+        "pauses": rows(records.pauses),
+        "swaps": rows(records.swaps),
+        "reads": rows(records.reads),
         "rejections": records.rejections,
         "useful prefetches": records.useful_prefetches,
         "forced evictions": records.forced_evictions,

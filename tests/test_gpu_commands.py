@@ -214,6 +214,25 @@ def test_fit_takes_the_rows_of_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert said.out == f"fitted: {tmp_path / 'profile.yaml'}; use it with --hardware {tmp_path / 'profile.yaml'}\n"
 
 
+def test_a_part_that_fails_does_not_cost_the_fit_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[str] = []
+
+    def out_of_memory(_options: object) -> None:
+        msg = "CUDA out of memory.\nTried to allocate"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(commands, "find_spec", lambda _name: None)
+    for name in ("probe", "kernels"):
+        monkeypatch.setattr(commands, f"main_{name}", lambda _options, name=name: done.append(name))
+    monkeypatch.setattr(commands, "main_load", out_of_memory)
+    monkeypatch.setattr(commands, "main_fit", lambda _options, _base: tmp_path)
+    assert commands.main_calibrate(commands.Options("cpu", tmp_path)) == tmp_path
+    assert done == ["probe", "kernels"]
+    assert capsys.readouterr().out == "load: failed: CUDA out of memory.\n"
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_compare_prints_the_report_of_a_log(*, as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, object] = {}

@@ -13,6 +13,7 @@ from gpu_validate.lora.backends import available  # noqa: E402
 from sim.job import Job  # noqa: E402
 from sim.models import load_model  # noqa: E402
 from tests.engine_world import (  # noqa: E402
+    CPU,
     MODEL,
     dense_logits,
     job_of,
@@ -124,8 +125,8 @@ def test_tokens_without_their_adapter_on_the_device_are_refused() -> None:
 def test_a_plan_is_made_once_for_an_unchanged_batch() -> None:
     worker = worker_of()
     indices = [1, None, 4]
-    assert worker._plan(indices) is worker._plan(list(indices))
-    assert worker._plan([None, None]) is None
+    assert worker._plan(indices, CPU) is worker._plan(list(indices), CPU)
+    assert worker._plan([None, None], CPU) is None
 
 
 @pytest.mark.parametrize(("name", "groups"), [("llama-7b", 1), ("llama-3.1-8b", 2)])

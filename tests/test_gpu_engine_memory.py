@@ -122,17 +122,64 @@ def only(slots: list[AdapterSlot | None]) -> list[AdapterSlot]:
     return [slot for slot in slots if slot is not None]
 
 
-@pytest.mark.parametrize("mode", COPY_MODES)
-def test_an_adapter_arrives_whole_in_every_copy_mode(mode: str) -> None:
+def filled(mode: str, slot_rank: int | None = None) -> DeviceAdapters:
+    """Return adapters that were all copied in, over what lay there before."""
     store = store_of()
-    adapters = DeviceAdapters(store, arena_for(store), mode)
+    size = (len(RANKS) - 1) * aligned(store.layout.elements(slot_rank or 8), 4)
+    adapters = DeviceAdapters(store, Arena(size, dtype=torch.float32, device=CPU), mode, slot_rank)
+    adapters.arena.flat.fill_(7.0)
     for slot in only(slots_of(store)):
         adapters.place(slot)
         adapters.copy_in(slot)
+    return adapters
+
+
+@pytest.mark.parametrize("mode", [name for name, mode in COPY_MODES.items() if not mode.has_slots])
+def test_an_adapter_arrives_whole_in_every_copy_mode(mode: str) -> None:
+    adapters, flat = filled(mode), filled("flat")
     for index, rank in enumerate(RANKS):
         if rank is not None:
-            size = store.layout.elements(rank)
-            assert torch.equal(adapters.arena.slice(index, size), store.adapter(index))
+            size = adapters.store.layout.elements(rank)
+            assert torch.equal(adapters.arena.slice(index, size), adapters.store.adapter(index))
+            assert torch.equal(adapters.arena.slice(index, size), flat.arena.slice(index, size))
+
+
+@pytest.mark.parametrize("slot_rank", [8, 12])
+def test_a_slot_holds_the_adapter_in_its_corner_and_zeros_beside(slot_rank: int) -> None:
+    adapters, flat = filled("vllm_slots", slot_rank), filled("flat")
+    layout = adapters.store.layout
+    for index, rank in enumerate(RANKS):
+        if rank is None:
+            continue
+        wide = layout.views(adapters.arena.slice(index, layout.elements(slot_rank)), slot_rank)
+        for place, tensor in layout.views(flat.arena.slice(index, layout.elements(rank)), rank).items():
+            assert torch.equal(wide[place][: tensor.shape[0], : tensor.shape[1]], tensor)
+            assert wide[place].count_nonzero() == tensor.count_nonzero()
+
+
+def test_a_slot_that_is_used_again_keeps_nothing_of_the_last_adapter() -> None:
+    store = store_of()
+    one_slot = Arena(aligned(store.layout.elements(8), 4), dtype=torch.float32, device=CPU)
+    adapters = DeviceAdapters(store, one_slot, "vllm_slots")
+    small, *_, large = only(slots_of(store))
+    for slot in (large, small):
+        adapters.place(slot)
+        adapters.copy_in(slot)
+        slot.held = False
+    assert one_slot.flat.count_nonzero() == store.adapter(small.index).count_nonzero()
+
+
+def test_kernels_compute_at_the_rank_of_the_slot() -> None:
+    adapters = filled("vllm_slots", 12)
+    plan = adapters.plan([1, 2, None], CPU)
+    assert {group.rank for group in plan.groups} == {12}
+    assert adapters.max_rank == 12
+
+
+def test_an_adapter_larger_than_its_slot_is_told() -> None:
+    store = store_of()
+    with pytest.raises(ValueError, match="an adapter of rank 8 does not fit a slot of rank 4"):
+        DeviceAdapters(store, arena_for(store), "vllm_slots", 4)
 
 
 def test_an_unknown_copy_mode_is_told_with_the_known_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import simpy
@@ -11,7 +12,15 @@ torch = pytest.importorskip("torch")
 
 from gpu_validate.engine.adapters import DeviceAdapters, HostStore  # noqa: E402
 from gpu_validate.engine.arena import Arena  # noqa: E402
-from gpu_validate.engine.build import Engine, open_engine  # noqa: E402
+from gpu_validate.engine.build import (  # noqa: E402
+    Engine,
+    Slots,
+    arena_elements,
+    check_room,
+    configured_slots,
+    device_bytes,
+    open_engine,
+)
 from gpu_validate.engine.copies import HostCopies  # noqa: E402
 from gpu_validate.engine.device import TorchDevice  # noqa: E402
 from gpu_validate.lora.layout import Layout  # noqa: E402
@@ -107,6 +116,41 @@ def test_a_run_in_real_time_accounts_for_every_request(system: str, mode: str) -
     steps = engine.device.iterations
     assert all(one.start <= one.issued <= one.end for one in steps)
     assert sum(one.tokens for one in steps if one.is_prefill) == engine.device.worker.prefilled_tokens
+
+
+@pytest.mark.parametrize("mode", ["vllm_slots", "pageable", "slora_double"])
+def test_the_way_of_copying_changes_nothing_that_is_said(mode: str) -> None:
+    told = []
+    for way in ("flat", mode):
+        made = deployment("chameleon", rate=100.0)
+        engine = open_engine(made, copy_mode=way, keeps_tokens=True)
+        replayed(made, engine)
+        told.append(engine.device.worker.emitted)
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(("memory", "expected"), [("unified", None), ("slots", Slots(5, 8))])
+def test_slots_are_those_of_the_configuration(memory: str, expected: Slots | None) -> None:
+    config = load_config("slora", (), {}).config
+    adapters = SimpleNamespace(memory=memory, slots=5, max_rank=64)
+    assert configured_slots(config.model_copy(update={"adapters": adapters}), 8) == expected
+
+
+def test_an_arena_of_slots_has_room_for_all_of_them_and_no_more() -> None:
+    made = deployment("slora")
+    ranks = [None if one is None else one.rank // 8 for one in made.adapters]
+    store = HostStore(Layout(1, [("q", 128, 128)]), ranks, dtype=torch.float32)
+    assert arena_elements(made, store, torch.float32, "vllm_slots", Slots(3, 16)) == 3 * 16 * 256
+    assert arena_elements(made, store, torch.float32, "vllm_slots", Slots(10**6, 16)) == len(ranks) * 16 * 256
+
+
+def test_an_engine_that_does_not_fit_the_gpu_is_told_with_the_sizes() -> None:
+    model = deployment("slora").model
+    needed = device_bytes(model, 9, 1000, 2)
+    assert needed == model.weight_bytes + 160 * model.kv_token_bytes + 2000
+    check_room(needed, needed)
+    with pytest.raises(ValueError, match=r"the engine needs 90.0 GB, 80.0 GB of the device are free: .*kv_pool_tokens"):
+        check_room(90 * 10**9, 80 * 10**9)
 
 
 def test_a_real_clock_needs_every_step() -> None:

@@ -162,6 +162,12 @@ def test_the_text_has_every_group_with_errors_and_their_n(report: dict[str, Any]
         assert f"test {100 * group['errors']['test']['mape']:.1f} % (n = {group['errors']['test']['n']})" in line
 
 
+def test_the_text_says_which_groups_were_measured(report: dict[str, Any]) -> None:
+    assert fit_text(report).splitlines()[1] == "measured groups: dense, attention, link, lora"
+    unmeasured = report | {"origins": dict.fromkeys(report["origins"], "fitted")}
+    assert "measured groups: none, all coefficients are those of the base profile" in fit_text(unmeasured)
+
+
 def test_weights_of_four_bytes_take_twice_as_long_to_stream() -> None:
     rows = [Row(1, "dense", {**DENSE, "tokens": 1, "dtype": dtype}, "fit", 1.0) for dtype in ("bfloat16", "float32")]
     values = {**TRUTH["dense"], "kernel_floor_s": 0.0, "elementwise_s_per_token": 0.0}

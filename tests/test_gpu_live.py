@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.commands import chameleon
 
 pytest.importorskip("torch")
+
+from gpu_validate.live import Setup, copy_mode, serve
+from sim.config import Loaded, load_config
+
+
+@pytest.mark.parametrize(
+    ("system", "changes", "memory", "mode"),
+    [
+        ("slora", (), "unified", "slora_double"),
+        ("slora", ("loading.copies=1",), "unified", "per_layer"),
+        ("slora", ("loading.copies=1", "loading.ops_per_layer=0"), "unified", "flat"),
+        ("slora", ("loading.copies=1", "loading.ops_per_layer=0", "loading.pinned=false"), "unified", "pageable"),
+        ("slora", ("loading.pinned=false",), "unified", "slora_double"),
+        ("slora", (), "slots", "vllm_slots"),
+    ],
+)
+def test_adapters_are_copied_as_the_configuration_says(
+    system: str, changes: tuple[str, ...], memory: str, mode: str
+) -> None:
+    config = load_config(system, changes, {}).config
+    adapters = config.adapters.model_copy(update={"memory": memory})
+    assert copy_mode(Loaded(config.model_copy(update={"adapters": adapters}), {})) == mode
+
+
+def test_an_engine_is_gone_when_its_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_validate.engine import build  # noqa: PLC0415 - needs torch
+    from gpu_validate.engine.worker import Worker  # noqa: PLC0415
+
+    workers: list[weakref.ref[Worker]] = []
+
+    class Watched(Worker):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.me = self  # as graphs make it
+            workers.append(weakref.ref(self))
+
+    monkeypatch.setattr(build, "Worker", Watched)
+    changes = {"workload": {"requests": 2, "rate_per_s": 50.0, "scale": 60.0}}
+    served = serve(load_config("slora", (), changes), Setup("cpu", "torch_loop"))
+    assert len(served.result.requests) == 2
+    assert [one() for one in workers] == [None]
 
 
 def test_a_check_serves_simulates_and_reports_every_system(tmp_path: Path) -> None:

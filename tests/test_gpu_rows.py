@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from gpu_validate.engine_laws import launch_law, lora_law
+from gpu_validate.laws import attention_law, dense_law, link_law
 from gpu_validate.rows import Amount, Peaks, Row, Sheet, implied, key_of, read_rows, too_fast
-from gpu_validate.shapes import TINY, amount_of, find_model, kernel_shapes, load_shapes
+from gpu_validate.shapes import KERNELS, TINY, amount_of, find_model, kernel_shapes, load_shapes
+from sim.hardware import load_hardware
 from sim.models import Model, load_model, model_names
 
 ROW = Row(
@@ -237,3 +240,20 @@ def test_a_model_that_a_dense_row_cannot_describe_is_refused() -> None:
     odd = TINY.model_copy(update={"head_dim": 32})
     with pytest.raises(ValueError, match="heads \\* head_dim must be the hidden size"):
         kernel_shapes(odd, 0)
+
+
+SPARE = 1  # rows that may be noisy
+
+
+@pytest.mark.parametrize("tiny", [True, False])
+def test_a_sweep_has_enough_shapes_for_every_fit(*, tiny: bool) -> None:
+    model = TINY if tiny else load_model("llama-7b")
+    shapes = kernel_shapes(model, 0, tiny=tiny) + load_shapes([model], 0, no_ops, pinned=True, tiny=tiny)
+    fitted = [shape for shape in shapes if shape.split == "fit"]
+    hardware = load_hardware("a40")
+    laws = (dense_law(hardware), attention_law(hardware), link_law(hardware), launch_law("eager"))
+    for kind, least in ((kind, least) for law in laws for kind, least in law.needs.items()):
+        assert sum(shape.kind == kind for shape in fitted) >= SPARE + least * (2 if kind == "launch" else 1), kind
+    for kernel in KERNELS:
+        law = lora_law("segmented", hardware, 1e12)
+        assert sum(shape.config.get("kernel") == kernel for shape in fitted) >= SPARE + law.needs["lora"]

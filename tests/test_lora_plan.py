@@ -190,3 +190,14 @@ def test_a_plan_is_not_padded_to_less_than_it_is() -> None:
 def test_a_plan_takes_over_only_what_fits_its_tables(other: LoraPlan) -> None:
     with pytest.raises(ValueError, match="the plan holds"):
         plan_of([0]).padded(2).copy_from(other)
+
+
+@given(TOKENS, st.integers(0, 5))
+def test_tables_begin_where_the_widest_load_may(tokens: list[int | None], more: int) -> None:
+    plan = plan_of(tokens)
+    plan = plan.padded(plan.tiles + more)
+    tables = ("bases", "scales", "ranks", "ends", "tile_row", "tile_length", "tile_slot", "permutation", "row_slot")
+    starts = [getattr(plan, name).storage_offset() * getattr(plan, name).element_size() for name in tables]
+    assert [start % 16 for start in starts] == [0] * len(tables)
+    assert plan.bases.dtype == torch.int64
+    assert int(plan.bases.sum()) == sum({BASES[a] for a in tokens if a is not None and RANKS[a]})

@@ -12,17 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.instants import busy_ticks_at, kv_tokens_at, tokens_at
 from sim.metrics import (
     GRID_PER_S,
     Offered,
-    busy_ticks_at,
     grid,
-    kv_tokens_at,
     largest_gaps,
     latencies_s,
     range_maxima,
     token_gaps,
-    tokens_at,
     ttft_parts_s,
 )
 from sim.records import NEVER, REQUEST_COLUMNS, Records

@@ -17,7 +17,8 @@ from pandas.testing import assert_frame_equal
 from sim.frames import adapters_frame, p99_over_time, requests_frame, timeseries_frame
 from sim.records import NEVER, REQUEST_COLUMNS, SOURCES, Records
 from sim.results import Result, Run, vllm_style_report
-from sim.summary import Summary, stability, summarise
+from sim.stability import stability
+from sim.summary import Summary, summarise
 from sim.trace import AdapterSpec, Trace
 
 S = 10**12

@@ -19,17 +19,21 @@ _WIDE = 8  # elements; kernels are compiled apart for ranks that are multiples o
 
 
 class CopyMode(NamedTuple):
-    """How an adapter is cut for the link, and how often it is sent."""
+    """How an adapter is cut for the link, how often it is sent, from what memory and into what."""
 
     pieces: str
-    times: int
+    times: int = 1
+    is_pinned: bool = True
+    has_slots: bool = False  # of one largest rank, zeroed before each copy
 
 
 COPY_MODES = {
-    "flat": CopyMode("adapter", 1),
-    "per_layer": CopyMode("layer", 1),
-    "per_tensor": CopyMode("tensor", 1),
-    "slora_double": CopyMode("layer", 2),  # its loads of A and of B each send both
+    "flat": CopyMode("adapter"),
+    "per_layer": CopyMode("layer"),
+    "per_tensor": CopyMode("tensor"),
+    "slora_double": CopyMode("layer", times=2),  # its loads of A and of B each send both
+    "vllm_slots": CopyMode("tensor", has_slots=True),  # its kernels compute at the slot's rank, too
+    "pageable": CopyMode("adapter", is_pinned=False),
 }
 
 
@@ -95,30 +99,29 @@ class DeviceAdapters:
         store: where they come from.
         arena: where they go.
         mode: a key of `COPY_MODES`.
+        slot_rank: of every slot, where the mode has slots; None: the store's largest rank.
 
     Raises:
-        ValueError: if the mode is unknown.
+        ValueError: if the mode is unknown, or an adapter is larger than a slot.
     """
 
-    def __init__(self, store: HostStore, arena: Arena, mode: str = "flat") -> None:
-        if mode not in COPY_MODES:
-            msg = f"unknown copy mode {mode!r}: expected one of {', '.join(COPY_MODES)}"
-            raise ValueError(msg)
+    def __init__(self, store: HostStore, arena: Arena, mode: str = "flat", slot_rank: int | None = None) -> None:
         self.store = store
         self.arena = arena
-        self.mode = COPY_MODES[mode]
+        self.mode = mode_of(mode)
+        self.ranks = device_ranks(store.ranks, self.mode, slot_rank)
         self._bases = [0] * len(store.ranks)
         self._slots: dict[int, AdapterSlot] = {}
 
     @property
     def is_aligned(self) -> bool:
         """Whether all ranks allow the kernels' wide loads; the arena's bases always do."""
-        return all(rank % _WIDE == 0 for rank in self.store.ranks)
+        return all(rank % _WIDE == 0 for rank in self.ranks)
 
     @property
     def max_rank(self) -> int:
-        """The largest rank in the store."""
-        return max(self.store.ranks, default=0)
+        """The largest rank on the device."""
+        return max(self.ranks, default=0)
 
     def try_place(self, slot: AdapterSlot) -> bool:
         """Find room for an adapter without moving others."""
@@ -126,7 +129,7 @@ class DeviceAdapters:
         index = slot.index
         if index in self.arena.offsets:  # evicted and wanted again before anybody looked
             self._free(index)
-        if not self.arena.try_allocate(index, self.store.layout.elements(self.store.ranks[index])):
+        if not self.arena.try_allocate(index, self.store.layout.elements(self.ranks[index])):
             return False
         self._slots[index] = slot
         self._bases[index] = self.arena.offsets[index]
@@ -150,13 +153,16 @@ class DeviceAdapters:
 
     def copy_in(self, slot: AdapterSlot) -> None:
         """Issue the copies of a placed adapter on the current stream."""
-        rank = self.store.ranks[slot.index]
+        rank, wide = self.store.ranks[slot.index], self.ranks[slot.index]
         source = self.store.adapter(slot.index)
-        target = self.arena.slice(slot.index, len(source))
+        target = self.arena.slice(slot.index, self.store.layout.elements(wide))
         for _ in range(self.mode.times):
-            pairs = zip(self._pieces(target, rank), self._pieces(source, rank), strict=True)
-            for to, piece in pairs:
-                to.copy_(piece, non_blocking=True)
+            for to, piece in zip(self._pieces(target, wide), self._pieces(source, rank), strict=True):
+                if self.mode.has_slots:
+                    to.zero_()
+                    to[: piece.shape[0], : piece.shape[1]].copy_(piece, non_blocking=True)
+                else:
+                    to.copy_(piece, non_blocking=True)
 
     def plan(self, palette_indices: Sequence[int | None], device: torch.device | str) -> LoraPlan:
         """Return the LoRA work of tokens that use these adapters, all of them in place.
@@ -168,12 +174,13 @@ class DeviceAdapters:
         if absent:
             msg = f"tokens need adapters {sorted(absent)}, which are not on the device"
             raise RuntimeError(msg)
-        return make_plan(palette_indices, self.store.ranks, self._bases, self.store.scales, device=device)
+        plan = make_plan(palette_indices, self.ranks, self._bases, self.store.scales, device=device)
+        plan.aligned = plan.aligned and self.is_aligned  # else some batches would want kernels that nobody warmed up
+        return plan
 
     def empty_plan(self, tokens: int, device: torch.device | str) -> LoraPlan:
         """Return a plan without work that launches what a plan with work would."""
-        ranks = self.store.ranks
-        plan = make_plan([None] * tokens, ranks, self._bases, self.store.scales, device=device)
+        plan = make_plan([None] * tokens, self.ranks, self._bases, self.store.scales, device=device)
         return plan.padded(tokens, max_rank=self.max_rank, aligned=self.is_aligned)
 
     def sweep(self) -> None:
@@ -189,6 +196,34 @@ class DeviceAdapters:
         if self.mode.pieces == "tensor":
             return iter(self.store.layout.views(flat, rank).values())
         return iter(flat.chunk(self.store.layout.layers if self.mode.pieces == "layer" else 1))
+
+
+def mode_of(name: str) -> CopyMode:
+    """Return a copy mode by name.
+
+    Raises:
+        ValueError: if it is unknown.
+    """
+    if name not in COPY_MODES:
+        msg = f"unknown copy mode {name!r}: expected one of {', '.join(COPY_MODES)}"
+        raise ValueError(msg)
+    return COPY_MODES[name]
+
+
+def device_ranks(ranks: Sequence[int], mode: CopyMode, slot_rank: int | None) -> list[int]:
+    """Return the rank at which each adapter lies on the device: its own, or the slot's.
+
+    Raises:
+        ValueError: if an adapter is larger than a slot.
+    """
+    if not mode.has_slots:
+        return list(ranks)
+    largest = max(ranks, default=0)
+    slot = largest if slot_rank is None else slot_rank
+    if slot < largest:
+        msg = f"an adapter of rank {largest} does not fit a slot of rank {slot}"
+        raise ValueError(msg)
+    return [slot if rank else 0 for rank in ranks]
 
 
 def _starts(sizes: Sequence[int], limit: int) -> Iterator[int]:

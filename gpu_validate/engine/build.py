@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from gpu_validate.engine.adapters import DeviceAdapters, HostStore
+from gpu_validate.engine.adapters import DeviceAdapters, HostStore, mode_of
 from gpu_validate.engine.arena import Arena, aligned
 from gpu_validate.engine.decoder import Decoder
 from gpu_validate.engine.device import TorchDevice, VirtualTorchDevice
 from gpu_validate.engine.dims import TINY_RANK_DIVISOR, executed_rank, tiny
-from gpu_validate.engine.kv import PagedKV, blocks_needed
+from gpu_validate.engine.kv import BLOCK_TOKENS, PagedKV, blocks_needed
 from gpu_validate.engine.worker import Worker
 from gpu_validate.lora import backends
 from gpu_validate.lora.layout import Layout
 from sim.build import Deployment
+from sim.config import RunConfig
 from sim.core import Core
 from sim.models import Model
 from sim.records import Records
@@ -69,8 +70,12 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
         seed: of the weights.
 
     Raises:
-        ValueError: if the deployment takes several decode steps at once, or something cannot be built.
+        ValueError: if the deployment has several replicas or takes several decode steps at once on a real clock, or
+            something cannot be built or has no room on the GPU.
     """
+    if len(deployment.policies) > 1:
+        msg = f"replicas: one GPU serves one replica, got {len(deployment.policies)}; set replicas=1"
+        raise ValueError(msg)
     if clock == "real" and not deployment.options.asks_every_step:
         msg = "a real clock needs a deployment with asks_every_step=True: nobody knows when the next event will be"
         raise ValueError(msg)
@@ -80,16 +85,16 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
     dtype = serving_dtype(where)
     layout = Layout.of(model, deployment.config.adapters.modules)
     ranks = [None if one is None else executed_rank(one.rank, divisor) for one in deployment.adapters]
-    store = HostStore(layout, ranks, dtype=dtype, pinned=device == "cuda", distinct_bytes=distinct_bytes, seed=seed)
-    arena = Arena(arena_elements(deployment, store, dtype), dtype=dtype, device=where)
-    limits, running = deployment.limits, deployment.options.running_requests
-    kv = PagedKV(model, blocks_needed(limits, running), dtype=dtype, device=where)
+    pinned = device == "cuda" and deployment.config.loading.pinned and mode_of(copy_mode).is_pinned
+    store = HostStore(layout, ranks, dtype=dtype, pinned=pinned, distinct_bytes=distinct_bytes, seed=seed)
+    adapters, kv = _memory(deployment, store, model, copy_mode, configured_slots(deployment.config, divisor), where)
+    limits = deployment.limits
     worker = Worker(
         Decoder(model, max_positions=longest(deployment), dtype=dtype, device=where, seed=seed),
         kv,
-        DeviceAdapters(store, arena, copy_mode),
+        adapters,
         backends.backend(backend),
-        seats=min(running, limits.kv_limit_bytes // limits.kv_token_bytes),
+        seats=min(deployment.options.running_requests, limits.kv_limit_bytes // limits.kv_token_bytes),
         uses_graphs=uses_graphs and device == "cuda",
         keeps_tokens=keeps_tokens,
     )
@@ -105,13 +110,71 @@ def serving_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= AMPERE else torch.float16
 
 
-def arena_elements(deployment: Deployment, store: HostStore, dtype: torch.dtype) -> int:
+def _memory(
+    deployment: Deployment, store: HostStore, model: Model, copy_mode: str, slots: Slots | None, device: torch.device
+) -> tuple[DeviceAdapters, PagedKV]:
+    """Allocate what adapters and KV get, or say beforehand that the device is too small."""
+    dtype = store.flat.dtype
+    size = arena_elements(deployment, store, dtype, copy_mode, slots)
+    blocks = blocks_needed(deployment.limits, deployment.options.running_requests)
+    if device.type == "cuda":
+        needed = device_bytes(model, blocks, size, dtype.itemsize) + deployment.hardware.reserve_bytes
+        check_room(needed, torch.cuda.mem_get_info(device)[0])
+    arena = Arena(size, dtype=dtype, device=device)
+    adapters = DeviceAdapters(store, arena, copy_mode, slots.rank if slots else None)
+    return adapters, PagedKV(model, blocks, dtype=dtype, device=device)
+
+
+class Slots(NamedTuple):
+    """Places of one size for adapters."""
+
+    places: int
+    rank: int  # that is executed
+
+
+def configured_slots(config: RunConfig, divisor: int) -> Slots | None:
+    """Return the configured slots; None if adapters take as much room as they need."""
+    adapters: Any = config.adapters  # only some configurations have slots
+    if adapters.memory != "slots":
+        return None
+    return Slots(adapters.slots, executed_rank(adapters.max_rank, divisor))
+
+
+def arena_elements(
+    deployment: Deployment,
+    store: HostStore,
+    dtype: torch.dtype,
+    copy_mode: str = "flat",
+    slots: Slots | None = None,
+) -> int:
     """Return elements that hold every set of adapters which the logical budget allows, and some slack."""
-    sizes = [aligned(store.layout.elements(rank), dtype.itemsize) for rank in store.ranks if rank]
     logical = [one.size_bytes for one in deployment.adapters if one is not None]
+    budget_bytes = deployment.limits.adapter_limit_bytes
+    if mode_of(copy_mode).has_slots:
+        rank = max(store.ranks, default=0) if slots is None else slots.rank
+        most = budget_bytes // min(logical, default=1) if slots is None else slots.places
+        return min(most, len(logical)) * aligned(store.layout.elements(rank), dtype.itemsize)
+    sizes = [aligned(store.layout.elements(rank), dtype.itemsize) for rank in store.ranks if rank]
     per_byte = max((size / bytes_ for size, bytes_ in zip(sizes, logical, strict=True)), default=0.0)
-    budget = ceil(min(deployment.limits.adapter_limit_bytes, sum(logical)) * per_byte)
+    budget = ceil(min(budget_bytes, sum(logical)) * per_byte)
     return ceil(min(budget, sum(sizes)) * ARENA_SLACK)
+
+
+def device_bytes(model: Model, blocks: int, arena: int, itemsize: int) -> int:
+    """Return the bytes of weights, KV blocks and adapter elements together."""
+    rows = (blocks + 1) * BLOCK_TOKENS
+    kv = 2 * model.layers * rows * model.kv_heads * model.head_dim * itemsize
+    return model.weight_bytes + kv + arena * itemsize
+
+
+def check_room(needed_bytes: int, free_bytes: int) -> None:
+    """Raise ValueError if the device has not so much free memory: KV and adapters have regions of their own here."""
+    if needed_bytes > free_bytes:
+        msg = (
+            f"the engine needs {needed_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} GB of the device are free: KV and "
+            "adapters lie apart here, so set memory.kv_pool_tokens lower than what is left beside the weights"
+        )
+        raise ValueError(msg)
 
 
 def longest(deployment: Deployment) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from gpu_validate.lora.plan import LoraPlan
 
+LEAST_BLOCKS, WIDTH_STEP = 8, 4
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 StepBody = Callable[[torch.Tensor, int, LoraPlan | None], None]
@@ -30,8 +31,16 @@ def padded_requests(requests: int) -> int | None:
 
 
 def padded_blocks(blocks: int) -> int:
-    """Return the power of two of KV blocks that a table is padded to."""
-    return 1 << (blocks - 1).bit_length()
+    """Return the width that a block table is padded to: few, since each is a graph to capture; padding is not read."""
+    return widths_to(blocks)[-1]
+
+
+def widths_to(blocks: int) -> list[int]:
+    """Return all widths that tables of up to so many blocks are padded to, ascending."""
+    widths = [LEAST_BLOCKS]
+    while widths[-1] < blocks:
+        widths.append(widths[-1] * WIDTH_STEP)
+    return widths
 
 
 class DecodeGraphs:
@@ -58,6 +67,7 @@ class DecodeGraphs:
         self._max_rank = max_rank
         self._pool: Any = None
         self._captured: dict[tuple[int, int, bool], Captured] = {}
+        self._filled: dict[tuple[int, int, bool], LoraPlan] = {}  # whose work the tables of each hold
 
     def __len__(self) -> int:
         return len(self._captured)
@@ -68,21 +78,22 @@ class DecodeGraphs:
         Args:
             metadata: on the host, pinned.
             requests: a bucket.
-            plan: of so many tokens; None if the batch uses no adapter.
+            plan: of so many tokens, best on the host, and never changed afterwards; None if no request has an adapter.
         """
         key = (requests, len(metadata), plan is not None)
         if key not in self._captured:
             self._captured[key] = self._capture(*key[:2], plan)
         captured = self._captured[key]
         captured.metadata.copy_(metadata, non_blocking=True)
-        if captured.plan is not None and plan is not None:
+        if captured.plan is not None and plan is not None and self._filled.get(key) is not plan:
             captured.plan.copy_from(self._fixed(plan, requests))
+            self._filled[key] = plan
         captured.graph.replay()
 
     def _capture(self, requests: int, size: int, plan: LoraPlan | None) -> Captured:
         device = torch.device("cuda")
         metadata = self._idle_metadata(requests, size).to(device)
-        plan = None if plan is None else self._fixed(plan, requests)
+        plan = None if plan is None else self._fixed(plan, requests, device)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # kernels are compiled and workspaces made outside of the capture
@@ -94,5 +105,5 @@ class DecodeGraphs:
         self._pool = graph.pool()  # graphs run one after another, so they may share their intermediates
         return Captured(graph, metadata, plan)
 
-    def _fixed(self, plan: LoraPlan, requests: int) -> LoraPlan:
-        return plan.padded(requests, max_rank=self._max_rank, aligned=self._is_aligned)
+    def _fixed(self, plan: LoraPlan, requests: int, device: torch.device | None = None) -> LoraPlan:
+        return plan.padded(requests, max_rank=self._max_rank, aligned=self._is_aligned, device=device)

@@ -82,5 +82,6 @@ def _join(out: tl.tensor, partial: tl.tensor, stats: tl.tensor, splits: tl.const
     tl.store(out + row * head_dim + d, joined.to(out.dtype.element_ty))
 
 
-attend = triton.jit(_attend)
+# A batch's width and the alignment of its lengths change all the time; neither is worth another compilation.
+attend = triton.jit(_attend, do_not_specialize=["width"], do_not_specialize_on_alignment=["lengths"])
 join = triton.jit(_join)

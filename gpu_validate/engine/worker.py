@@ -23,7 +23,8 @@ from sim.steps import Prefill, Step
 
 SCRATCH_SEAT = 0
 COLUMNS = 4  # integers of a request in a decode step, besides its block table
-Key = tuple[tuple[int | None, ...], tuple[int, ...]]
+CPU = torch.device("cpu")
+Key = tuple[str, tuple[int | None, ...], tuple[int, ...]]
 
 
 class LoraCall:
@@ -121,7 +122,8 @@ class Worker:
         seats = [self._seats[job.request.id] for job in jobs]
         last = [end - 1 for end in bounds[1:]]
         ids, at, to, ends, starts, seated = self._staging.send(tokens, positions, rows, last, bounds, seats)
-        plan = self._plan([index for job in jobs for index in [_palette_index(job)] * job.prompt_tokens])
+        indices = [index for job in jobs for index in [_palette_index(job)] * job.prompt_tokens]
+        plan = self._plan(indices, self.device)
         batch = Prompts(ids, at, to, ends, starts, tuple(lengths))
         self._last.index_copy_(0, seated, self.decoder.prefill(batch, self.kv, self._lora(plan)))
         self.prefilled_tokens += sum(lengths)
@@ -130,7 +132,8 @@ class Worker:
     def decode(self, jobs: Sequence[Job]) -> None:
         """Add one token to each request."""
         metadata, requests = self._pack([job.request.id for job in jobs])
-        plan = self._plan([_palette_index(job) for job in jobs] + [None] * (requests - len(jobs)))
+        indices = [_palette_index(job) for job in jobs] + [None] * (requests - len(jobs))
+        plan = self._plan(indices, CPU if self._is_captured(requests) else self.device)
         self._issue(metadata, requests, plan)
         self._staging.mark()
         self.decoded_tokens += len(jobs)
@@ -185,21 +188,26 @@ class Worker:
         if padded is not None:
             requests, width = padded, padded_blocks(width)
         more = requests - len(ids)
+        blocks = np.full((requests, width), NOBODYS_BLOCK)
+        for row, table in zip(blocks, tables, strict=False):
+            row[: len(table)] = table
         metadata = self._staging.pack(
             [self._seats[id_] for id_ in ids] + [SCRATCH_SEAT] * more,
             positions + [0] * more,
             rows + [0] * more,
             [position + 1 for position in positions] + [1] * more,
-            [block for table in tables for block in table + [NOBODYS_BLOCK] * (width - len(table))],
-            [NOBODYS_BLOCK] * (width * more),
+            blocks.reshape(-1),
         )
         return metadata, requests
 
     def _issue(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
-        if self._graphs is not None and padded_requests(requests) == requests:
+        if self._graphs is not None and self._is_captured(requests):
             self._graphs.replay(metadata, requests, plan)
         else:
             self._step(metadata.to(self.device, non_blocking=True, copy=True), requests, plan)
+
+    def _is_captured(self, requests: int) -> bool:
+        return self._graphs is not None and padded_requests(requests) == requests
 
     @torch.inference_mode()
     def _step(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
@@ -208,13 +216,13 @@ class Worker:
         batch = NextTokens(self._last[seats], positions, rows, lengths, tables)
         self._last.index_copy_(0, seats, self.decoder.decode(batch, self.kv, self._lora(plan)))
 
-    def _plan(self, indices: Sequence[int | None]) -> LoraPlan | None:
+    def _plan(self, indices: Sequence[int | None], device: torch.device) -> LoraPlan | None:
         if all(index is None for index in indices):
             return None
         offsets = self.adapters.arena.offsets
-        key = (tuple(indices), tuple(offsets.get(index, 0) for index in {*indices} if index is not None))
+        key = (device.type, tuple(indices), tuple(offsets.get(index, 0) for index in {*indices} if index is not None))
         if self._planned is None or self._planned[0] != key:  # most decode steps repeat the last one's
-            self._planned = (key, self.adapters.plan(indices, self.device))
+            self._planned = (key, self.adapters.plan(indices, device))
         return self._planned[1]
 
     def _lora(self, plan: LoraPlan | None) -> LoraCall | None:

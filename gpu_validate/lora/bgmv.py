@@ -7,14 +7,14 @@ import torch
 from gpu_validate.lora.layout import Layout
 from gpu_validate.lora.operands import check
 from gpu_validate.lora.plan import LoraPlan
-from gpu_validate.lora.triton_launch import OPTIONS, RANK_BLOCK, alignment, blocks, check_device, kernels
+from gpu_validate.lora.triton_launch import OPTIONS, RANK_BLOCK, alignment, blocks, check_device, kernels, padded_rank
 
 SHRINK = OPTIONS | {"block_in": 256, "num_stages": 3}
 EXPAND = OPTIONS | {"block_out": 128, "num_stages": 3}
 
 
 class Bgmv:
-    """Shrink to a float32 [tokens, max_rank], then expand, without tensor cores; see `bgmv_kernels`."""
+    """Shrink to a float32 [tokens, ranks], then expand, without tensor cores; see `bgmv_kernels`."""
 
     name = "bgmv"
     capturable = True
@@ -38,18 +38,19 @@ class Bgmv:
         check_device(x)
         if plan.tiles == 0 or plan.max_rank == 0:
             return
-        shrunk = torch.empty((plan.tokens, plan.max_rank), dtype=torch.float32, device=x.device)
+        width = padded_rank(plan.max_rank)
+        shrunk = torch.empty((plan.tokens, width), dtype=torch.float32, device=x.device)
         work = (plan.row_slot, plan.bases, plan.ranks)
         sizes = {"block_rank": RANK_BLOCK, "alignment": alignment(aligned=plan.aligned)}
         self._kernels.shrink[plan.tokens, blocks(plan.max_rank, RANK_BLOCK)](
             *(shrunk, x, arena, *work),
-            *(layout.a_units(layer, module), shape.in_features, plan.max_rank, x.stride(0)),
+            *(layout.a_units(layer, module), shape.in_features, width, x.stride(0)),
             **sizes,
             **SHRINK,
         )
         self._kernels.expand[plan.tokens, blocks(shape.out_features, EXPAND["block_out"])](
             *(y, shrunk, arena, *work, plan.scales),
-            *(layout.b_units(layer, module), shape.out_features, plan.max_rank, y.stride(0)),
+            *(layout.b_units(layer, module), shape.out_features, width, y.stride(0)),
             **sizes,
             **EXPAND,
         )

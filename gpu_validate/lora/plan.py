@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import torch
 Ints = npt.NDArray[np.int64]
 _NONE = np.iinfo(np.int64).max
 _ALIGNMENT = 8  # elements of 16 bits in the widest load
+_TABLE_WORDS = 4  # tables begin at 16 bytes: Triton compiles a kernel apart for every set of pointers that do not
 
 
 class Group(NamedTuple):
@@ -115,13 +117,21 @@ class LoraPlan:
         """Return where the tables are."""
         return self._packed.device
 
-    def padded(self, tiles: int, *, max_rank: int | None = None, aligned: bool | None = None) -> LoraPlan:
+    def padded(
+        self,
+        tiles: int,
+        *,
+        max_rank: int | None = None,
+        aligned: bool | None = None,
+        device: torch.device | None = None,
+    ) -> LoraPlan:
         """Return the same work in tables of a fixed size, for a CUDA graph; added tiles are empty.
 
         Args:
             tiles: tiles in all.
             max_rank: room for ranks up to this (default: as it is), which fixes the grid and the intermediate.
             aligned: False to leave room for ranks and bases that are not multiples of 8 (default: as it is).
+            device: of the tables (default: as it is).
 
         Raises:
             ValueError: if the work does not fit.
@@ -139,7 +149,8 @@ class LoraPlan:
             name: np.concatenate([getattr(self._host, name), nothing], dtype=kind) for name, kind in _BY_TILE.items()
         }
         keeps = self.aligned if aligned is None else aligned
-        return _send(self._host._replace(**grown), self._work, self.tile, rank, aligned=keeps, device=self.device)
+        where = device or self.device
+        return _send(self._host._replace(**grown), self._work, self.tile, rank, aligned=keeps, device=where)
 
     def copy_from(self, other: LoraPlan) -> None:
         """Overwrite this plan's tables in place, so that a captured CUDA graph does the other plan's work.
@@ -267,27 +278,22 @@ def _tables(work: _Work, row_slot: Ints, tile: int) -> _Host:
 
 
 def _send(host: _Host, work: _Work, tile: int, max_rank: int, *, aligned: bool, device: torch.device) -> LoraPlan:
-    # The 64-bit table comes first, so that it is aligned.
-    words = np.concatenate(
-        [host.bases.view(np.int32), host.scales.view(np.int32), *host[2:]], dtype=np.int32, casting="same_kind"
-    )
+    tables: list[npt.NDArray[Any]] = [host.bases.view(np.int32), host.scales.view(np.int32), *host[2:]]
+    sizes = [len(table) for table in tables]
+    bounds = list(accumulate((-(-size // _TABLE_WORDS) * _TABLE_WORDS for size in sizes), initial=0))
+    words = np.zeros(bounds[-1], np.int32)
+    for start, table in zip(bounds, tables, strict=False):
+        words[start : start + len(table)] = table
     packed = torch.from_numpy(words).to(device)
-    sizes = [2 * len(host.bases), *(len(table) for table in host[1:])]
-    bases, scales, ranks, ends, tile_row, tile_length, tile_slot, permutation, row_slot = torch.split(packed, sizes)
+    places = zip(_Host._fields, bounds, sizes, strict=False)
+    views = {name: packed[start : start + size] for name, start, size in places}
+    views |= {"bases": views["bases"].view(torch.int64), "scales": views["scales"].view(torch.float32)}
     return LoraPlan(
         tokens=len(host.row_slot),
         tile=tile,
         max_rank=max_rank,
         aligned=aligned,
-        bases=bases.view(torch.int64),
-        scales=scales.view(torch.float32),
-        ranks=ranks,
-        ends=ends,
-        tile_row=tile_row,
-        tile_length=tile_length,
-        tile_slot=tile_slot,
-        permutation=permutation,
-        row_slot=row_slot,
+        **views,
         _packed=packed,
         _host=host,
         _work=work,

@@ -47,6 +47,11 @@ def alignment(*, aligned: bool) -> int:
     return _ALIGNED if aligned else 1
 
 
+def padded_rank(max_rank: int) -> int:
+    """Return the width of the intermediate: whole blocks, since Triton compiles apart for widths that are not."""
+    return blocks(max_rank, RANK_BLOCK) * RANK_BLOCK
+
+
 def blocks(size: int, block: int) -> int:
     """Return how many blocks cover a size."""
     return -(-size // block)

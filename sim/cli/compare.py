@@ -34,9 +34,10 @@ def compare(
 
 
 def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
+    from sim.cli.origins import cpu_warnings  # noqa: PLC0415 - pydantic is slow to import
     from sim.comparison import is_paired  # noqa: PLC0415
 
-    found = []
+    found = cpu_warnings(run.summary for side in sides for run in side.runs.values())
     if not is_paired(sides, seeds):
         found.append("the runs differ in more than the system (workload, model or hardware)")
     left_out = sorted(set().union(*(side.runs for side in sides)) - set(seeds))

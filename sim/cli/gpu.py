@@ -204,10 +204,19 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
     device: Device = "cuda",
     backend: Annotated[str, typer.Option("--lora", help="LoRA kernels of the engine.")] = "segmented",
     eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,  # noqa: FBT002 - a flag
+    budget_s: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-s",
+            parser=options.positive_number,
+            metavar="SECONDS",
+            help="No run starts that should not end in time; the same command goes on later. [default: no limit]",
+        ),
+    ] = None,
 ) -> None:
     """Serve a workload for real and hold the simulator against it, requests, iterations and gains.
 
-    The profile is hashed first. A target that is missed is printed as not supported.
+    The profile is hashed first. A target that is missed is printed as not supported. Finished runs in --out are kept.
     """
     from gpu_validate.checking import Plan, run_check  # noqa: PLC0415
     from gpu_validate.live import Setup  # noqa: PLC0415
@@ -225,6 +234,7 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
         repeats=repeats,
         setup=Setup(device="cpu" if device == "cpu" else "cuda", backend=backend, uses_graphs=not eager),
         out=out,
+        budget_s=budget_s,
     )
     for text in run_check(plan):
         typer.echo(text)

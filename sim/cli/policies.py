@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,9 +19,11 @@ app = typer.Typer(help="Policies and systems.", no_args_is_help=True, rich_marku
 Words = Annotated[
     list[str],
     typer.Argument(
-        metavar="[SEAM] NAME",
-        help="scheduler, cache, prefetch or predictor (left out: any), and a name, module:Class or ./file.py:Class.",
+        metavar="[SEAM] NAME", help="A name, module:Class or ./file.py:Class; the seam only where in doubt."
     ),
+]
+Seam = Annotated[
+    str | None, typer.Option("--seam", metavar="SEAM", help="scheduler, cache, prefetch, predictor or router.")
 ]
 
 
@@ -29,23 +33,25 @@ def root() -> None:
 
 
 @app.command("list")
-def list_all() -> None:
-    """List every built-in and installed policy and every packaged system, with its source."""
-    from sim.plugins import list_policies  # noqa: PLC0415 - pydantic is slow to import
+def list_all(
+    seam: Annotated[str | None, typer.Argument(metavar="[SEAM]", help="One seam, or system. [default: all]")] = None,
+) -> None:
+    """List every built-in and installed policy and every packaged system, with its source.
 
-    groups: dict[str, list[tuple[str, str, str]]] = {}
-    for one in list_policies():
-        told = f"broken: {one.broken}" if one.broken else one.summary
-        groups.setdefault(one.seam, []).append((one.name, told, one.source))
-    for name in _systems():
-        groups.setdefault("system", []).append((name, *_system(name)))
-    width = max(len(name) for rows in groups.values() for name, _, _ in rows)
-    typer.echo("\n\n".join(_group(seam, rows, width) for seam, rows in groups.items()))
+    A terminal gets wrapped lines, a pipe one line for each: seam, name, what it does, source.
+    """
+    groups = _groups(seam)
+    if sys.stdout.isatty():
+        width = max(len(name) for rows in groups.values() for name, _, _ in rows)
+        typer.echo("\n\n".join(_group(seam, rows, width) for seam, rows in groups.items()))
+    else:
+        typer.echo("\n".join(_lines(groups)))
 
 
 @app.command("show")
-def show(words: Words) -> None:
-    """Show what a policy or system does, and a policy's parameters with their defaults."""
+def show(words: Words, seam: Seam = None) -> None:
+    """Show what a policy or system does, and a policy's parameters with their defaults and what they mean."""
+    words = words if seam is None else [seam, *words]
     if len(words) > 2:
         msg = f"one policy at a time: [SEAM] NAME, got {' '.join(words)}"
         raise ValueError(msg)
@@ -53,24 +59,64 @@ def show(words: Words) -> None:
 
 
 @app.command("check")
-def check(words: Words, sets: options.Sets = None) -> None:
-    """Say whether a policy, such as one of your own, keeps the rules; exit code 1 if it does not."""
-    from sim.cli.policycheck import check as findings  # noqa: PLC0415 - pydantic is slow to import
+def check(
+    words: Words,
+    seam: Seam = None,
+    worlds: Annotated[
+        int,
+        typer.Option("--worlds", parser=options.whole_number(1), metavar="N", help="Random worlds to play."),
+    ] = 60,
+    seed: Annotated[
+        int, typer.Option("--seed", parser=options.whole_number(0), metavar="N", help="Of the worlds.")
+    ] = 0,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter of the policy (repeatable).")
+    ] = None,
+) -> None:
+    """Hold a policy, such as one of your own, against the laws that ours keep; exit code 1 if it breaks one.
 
-    if len(words) != 2:
-        msg = f"a seam and a name are needed, such as cache ./my_cache.py:CostAware; got {' '.join(words)}"
-        raise ValueError(msg)
+    A law that is broken is shown in the smallest world that was found.
+    """
+    from sim.cli import policycheck  # noqa: PLC0415 - pydantic is slow to import
+
     are_kept = True
-    for one in findings(words[0], words[1], sets or []):
-        typer.echo(f"{'ok    ' if one.is_kept else 'BROKEN'}  {one.rule}")
-        are_kept = are_kept and one.is_kept
+    for line, is_kept in policycheck.check(*policycheck.find(words, seam), sets or [], worlds=worlds, seed=seed):
+        typer.echo(line)
+        are_kept = are_kept and is_kept
     if not are_kept:
         raise typer.Exit(1)
 
 
+def _groups(seam: str | None) -> dict[str, list[tuple[str, str, str]]]:
+    """Return (name, what it does, source) of what there is, by seam; systems last."""
+    from sim.names import SEAMS, did_you_mean  # noqa: PLC0415
+    from sim.plugins import list_policies  # noqa: PLC0415 - pydantic is slow to import
+
+    if seam not in {None, "system", *SEAMS}:
+        msg = f"no seam is named {seam!r}{did_you_mean(str(seam), (*SEAMS, 'system'))}"
+        raise ValueError(msg)
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for one in [] if seam == "system" else list_policies(seam):
+        told = f"broken: {one.broken}" if one.broken else one.summary
+        groups.setdefault(one.seam, []).append((one.name, told, one.source))
+    if seam in {None, "system"}:
+        groups["system"] = [(name, *_system(name)) for name in _systems()]
+    return groups
+
+
+def _lines(groups: dict[str, list[tuple[str, str, str]]]) -> Iterator[str]:
+    width = max(len(name) for rows in groups.values() for name, _, _ in rows)
+    for seam, rows in groups.items():
+        for name, told, source in rows:
+            yield f"{seam:<9}  {name:<{width}}  {told}{f' [{source}]' if source else ''}"
+
+
 def _anywhere(name: str) -> str:
+    from sim.cli.policycheck import only_seam  # noqa: PLC0415
     from sim.names import SEAMS  # noqa: PLC0415
 
+    if ":" in name:
+        return _shown(_described(only_seam(name), name))
     found = [_shown(info) for seam in SEAMS if (info := _if_any(seam, name))]
     if name in _systems():
         description, source = _system(name)
@@ -115,24 +161,38 @@ def _unknown(name: str) -> str:
 
     if name in SEAMS:
         return f"a {name} is shown by its name: {', '.join(one.name for one in list_policies(name))}"
-    if ":" in name:
-        return f"the seam of {name!r} must be said: chameleon policies show cache {name}"
     known = {one.name for one in list_policies()} | set(_systems())
     return f"no policy or system is named {name!r}{did_you_mean(name, known)}"
 
 
 def _shown(one: PolicyInfo) -> str:
-    parameters = [f"  {parameter}" for parameter in one.parameters] or ["  no parameters"]
-    source = [f"source: {one.source}"] if one.source else []
-    return "\n".join([f"{one.seam} {one.name} ({one.origin})", one.summary, *source, *parameters])
+    docs = dict(one.docs)
+    lines = [f"{one.seam} {one.name} ({one.origin})", *_wrapped(one.summary, "")]
+    if one.source:
+        lines += _wrapped(f"source: {one.source}", "", "        ")
+    for parameter in one.parameters:
+        lines += _wrapped(parameter, "  ", "      ")
+        lines += _wrapped(docs.get(parameter.partition(":")[0].partition("=")[0].strip(), ""), "      ")
+    return "\n".join([*lines, *([] if one.parameters else ["  no parameters"])])
+
+
+def _wrapped(text: str, indent: str, hanging: str | None = None) -> list[str]:
+    """Return lines for a terminal's width; as a single one for a pipe."""
+    room = max(shutil.get_terminal_size().columns, 60) if sys.stdout.isatty() else 1 << 20
+    return textwrap.wrap(
+        text,
+        room,
+        initial_indent=indent,
+        subsequent_indent=indent if hanging is None else hanging,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _group(seam: str, rows: list[tuple[str, str, str]], width: int) -> str:
-    room = max(shutil.get_terminal_size().columns, 60)
     indent = " " * (width + 4)
     lines = [f"{seam}:"]
     for name, told, source in rows:
-        lines.append(textwrap.fill(told, room, initial_indent=f"  {name.ljust(width)}  ", subsequent_indent=indent))
-        if source:
-            lines.append(textwrap.fill(f"[{source}]", room, initial_indent=indent, subsequent_indent=indent))
+        lines += _wrapped(told, f"  {name.ljust(width)}  ", indent) or [f"  {name}"]
+        lines += _wrapped(f"[{source}]" if source else "", indent)
     return "\n".join(lines)

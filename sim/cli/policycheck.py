@@ -1,50 +1,94 @@
-"""`chameleon policies check`: whether a policy keeps the rules of docs/policies.md in a small, crowded simulation."""
+"""`chameleon policies check`: from the words of the command line to the suite in `sim.conformance`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
-
-from sim.cli.loading import load_checked
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.config import Loaded
-
-# memory so small that adapters and KV press on each other, and load enough that requests wait
-CROWDED = ("memory.kv_pool_tokens=6000", "adapters.memory=unified", "admission.every_steps=1")
-WORKLOAD = {"preset": "paper", "rate_per_s": 9.0, "requests": 400}
-CHECKED = ("scheduler", "cache", "prefetch", "predictor")
+    from sim.conformance import Finding
 
 
-class Finding(NamedTuple):
-    """One rule and whether it is kept."""
+def find(words: Sequence[str], seam: str | None) -> tuple[str, str]:
+    """Return the seam and the name that are meant.
 
-    rule: str
-    is_kept: bool
-
-
-def check(seam: str, name: str, sets: list[str]) -> Iterator[Finding]:
-    """Yield what a policy keeps of the rules.
+    Args:
+        words: NAME, or SEAM NAME.
+        seam: the seam, if it was given as a flag.
 
     Raises:
-        ValueError: if the policy cannot be built, or no run asks this seam.
+        ValueError: if there is no such seam or policy, or a policy of that name in more than one seam.
     """
-    from sim.names import did_you_mean  # noqa: PLC0415 - pandas and pydantic are slow to import
+    from sim.names import SEAMS, did_you_mean  # noqa: PLC0415
 
-    if seam not in CHECKED:
-        msg = f"no policy of the seam {seam!r} can be checked{did_you_mean(seam, CHECKED)}"
+    if len(words) > 2 or (len(words) == 2 and seam is not None):
+        msg = f"one policy at a time: NAME, with --seam where it is in doubt; got {' '.join(words)}"
         raise ValueError(msg)
-    loaded = load_checked("chameleon", [*CROWDED, f"{seam}.kind={name}", *sets], {"workload": WORKLOAD})
-    yield Finding("it can be built from its keywords", is_kept=True)
-    yield from _played(loaded)
+    *given, name = words
+    seam = given[0] if given else seam
+    if seam is None:
+        return only_seam(name), name
+    if seam not in SEAMS:
+        msg = f"no seam is named {seam!r}{did_you_mean(seam, SEAMS)}"
+        raise ValueError(msg)
+    return seam, name
 
 
-def _played(loaded: Loaded) -> Iterator[Finding]:
-    from sim.experiment import execute  # noqa: PLC0415
+def keywords(seam: str, sets: Sequence[str]) -> dict[str, Any]:
+    """Return what --set gives to a policy; `key=value` and `seam.key=value` are the same.
 
-    first = execute(loaded)
-    counts = first.summary["requests"]
-    yield Finding("every request is completed", is_kept=counts["completed"] == counts["offered"])
-    yield Finding("a second run gives the same", is_kept=execute(loaded).requests.equals(first.requests))
-    often = execute(loaded, asks_every_step=True)
-    yield Finding("being asked at every step changes nothing", is_kept=often.requests.equals(first.requests))
+    Raises:
+        ConfigError: if an assignment cannot be read.
+    """
+    from sim.yamlfile import set_values  # noqa: PLC0415 - pydantic is slow to import
+
+    assignments = [one if one.startswith(f"{seam}.") else f"{seam}.{one}" for one in sets]
+    given: dict[str, Any] = set_values({}, assignments).tree.get(seam, {})
+    return given
+
+
+def check(seam: str, name: str, sets: Sequence[str], *, worlds: int, seed: int) -> Iterator[tuple[str, bool]]:
+    """Yield lines of text, each with whether the policy is in order as far as it says.
+
+    Raises:
+        ConfigError: if there is no such policy, or it cannot be built.
+    """
+    from sim.conformance import findings, report  # noqa: PLC0415 - numpy and pydantic are slow to import
+
+    found = findings(name, seam, worlds=worlds, seed=seed, **keywords(seam, sets))
+    for one in found:
+        yield "\n".join(report(one)), one.verdict != "broken"
+    yield _summary(f"{seam} {name}", found, f"{worlds} {'world' if worlds == 1 else 'worlds'} (seed {seed})"), True
+
+
+def _summary(policy: str, found: Sequence[Finding], where: str) -> str:
+    broken = sum(one.verdict == "broken" for one in found)
+    if broken:
+        return f"{policy} breaks {broken} of {len(found)} laws in {where}"
+    return f"{policy} keeps all {len(found)} laws in {where}"
+
+
+def only_seam(name: str) -> str:
+    """Return the one seam that has a policy of this name, or that a class is made for.
+
+    Raises:
+        ValueError: if there is none, or more than one.
+        ConfigError: if it names a class that cannot be imported.
+    """
+    from sim.names import did_you_mean  # noqa: PLC0415
+    from sim.plugins import list_policies, seams_of  # noqa: PLC0415
+    from sim.yamlfile import ConfigError  # noqa: PLC0415
+
+    try:
+        seams = seams_of(name)
+    except ConfigError as error:
+        raise ConfigError([problem.message for problem in error.problems]) from error.__cause__
+    if len(seams) == 1:
+        return seams[0]
+    if seams:
+        msg = f"{name} could be a {' or a '.join(seams)}; say which: --seam {seams[0]}"
+    elif ":" in name:
+        msg = f"{name} has no hook of any seam; docs/policies.md says what they are"
+    else:
+        msg = f"no policy is named {name!r}{did_you_mean(name, {one.name for one in list_policies()})}"
+    raise ValueError(msg)

@@ -81,11 +81,12 @@ def _performed(tasks: list[Task], name: str, jobs: int) -> list[Summary]:
 
 def _tell(summaries: list[Summary], workload: WorkloadConfig) -> None:
     """Say on standard error what a reader of the numbers must know."""
+    from sim.cli.origins import tell_origins  # noqa: PLC0415 - pydantic is slow to import
+
     first = summaries[0]
     for remark in _remarks(first, workload):
         typer.echo(f"note: {first['workload']}: {remark}", err=True)
-    origins = ", ".join(f"{group} {origin}" for group, origin in first["costs"]["origins"].items())
-    typer.echo(f"cost coefficients of {first['hardware']}: {origins}", err=True)
+    tell_origins(summaries)
     for warning in dict.fromkeys(text for summary in summaries for text in _warnings(summary)):
         typer.echo(f"warning: {warning}", err=True)
 

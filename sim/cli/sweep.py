@@ -55,7 +55,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
     With --out it can be interrupted: the same command goes on from the runs that are finished.
     """
-    from sim.plots import check_picture  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.cli.origins import tell_origins  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.plots import check_picture  # noqa: PLC0415
     from sim.sweep import caption, cells, parse_rates, rows, write_csv  # noqa: PLC0415
 
     if figure is not None:
@@ -66,6 +67,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     if not finished:
         raise KeyboardInterrupt
     found, note = rows(finished), caption(plan[0], reps, sets or ())
+    tell_origins(summary for _, summary in finished)
     is_whole = len(finished) == len(plan)
     typer.echo(_as_json(found, note, is_whole=is_whole) if as_json else _text(found, note, len(plan) - len(finished)))
     if not is_whole:

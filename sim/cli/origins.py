@@ -1,0 +1,29 @@
+"""What the seconds of a run rest on, in the words of every command that simulates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import typer
+
+from sim.hardware import CPU_MADE
+
+if TYPE_CHECKING:
+    from sim.summary import Summary
+
+
+def tell_origins(summaries: Iterable[Summary]) -> None:
+    """Say on standard error where the cost coefficients of each hardware profile come from, and if that is a CPU."""
+    kept = list(summaries)
+    for hardware, origins in {one["hardware"]: one["costs"]["origins"] for one in kept}.items():
+        words = ", ".join(f"{group} {origin}" for group, origin in origins.items())
+        typer.echo(f"cost coefficients of {hardware}: {words}", err=True)
+    for warning in cpu_warnings(kept):
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def cpu_warnings(summaries: Iterable[Summary]) -> list[str]:
+    """Return a sentence for each profile that was measured on a CPU."""
+    made = (one["hardware"] for one in summaries if CPU_MADE in one["costs"]["origins"].values())
+    return [f"{name} was measured on a CPU: that tries the harness and is no evidence" for name in dict.fromkeys(made)]

@@ -1,0 +1,70 @@
+"""What an engine's software costs: the `costs:` section of a system file, and what each LoRA kernel is without one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sim.hardware import Rate, Seconds, Strict
+
+Kernel = Literal["bgmv", "mbgmv", "segmented", "vllm_v1", "torch_loop", "merged", "none"]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+PER_TOKEN_KERNELS = {"bgmv", "mbgmv"}  # every token re-reads its adapter
+MATRIX_KERNELS = {"segmented", "vllm_v1", "torch_loop"}  # an adapter is read once for all its tokens
+
+# Sources: docs/costs.md. What is not named is 0 (a factor: 1).
+KERNEL_DEFAULTS: dict[str, dict[str, float]] = {
+    "bgmv": {"lora_token_s": 31.35e-6, "padded_share": 1},
+    "mbgmv": {"lora_token_s": 31.35e-6},
+    "segmented": {"active_s": 1.05e-3},
+    "vllm_v1": {"lora_token_s": 24e-6, "padded_share": 1, "distinct_s": 321e-6, "enabled_s": 1.3e-3, "slot_s": 23.7e-6},
+    "torch_loop": {"active_s": 9e-3, "distinct_s": 6.4e-3},
+    "merged": {},
+    "none": {},
+}
+
+
+class EngineCosts(Strict):
+    """What an engine's software costs; the `costs:` section of a system file.
+
+    Attributes:
+        host_s: host time of an iteration that nothing hides.
+        host_per_running_s: the same per running request, in decode.
+        prefill_host_s: host time of a prefill iteration, in place of `host_s`.
+        launch_s: CPU time to launch an iteration's kernels, for 32 layers; scales with their number. An iteration lasts
+            at least this long (0: CUDA graphs).
+        graph_buckets: batch sizes that decode is padded to; larger batches are not padded.
+        kernel: the LoRA kernel; it chooses the live terms and the defaults of the fields below.
+        lora_token_s: per token of an iteration with adapters, for 128 adapted projections; scales with their number.
+        l2_bytes_per_s: rate at which a token re-reads its adapter; None: the hardware's. Only bgmv and mbgmv.
+        padded_share: share of rank x token work that is done at the largest rank of the batch.
+        active_s: per iteration with any adapter, for 128 adapted projections; scales with their number.
+        distinct_s: per distinct adapter in the batch.
+        enabled_s: per iteration, adapters or not.
+        enabled_factor: factor on the GPU time of the base model, adapters or not.
+        slot_s: per iteration and configured adapter slot, used or idle.
+    """
+
+    host_s: Seconds = 0.0
+    host_per_running_s: Seconds = 0.0
+    prefill_host_s: Seconds = 0.0
+    launch_s: Seconds = 0.0
+    graph_buckets: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)] = ()
+    kernel: Kernel = "none"
+    lora_token_s: Seconds = 0.0
+    l2_bytes_per_s: Rate | None = None
+    padded_share: Ratio = 0.0
+    active_s: Seconds = 0.0
+    distinct_s: Seconds = 0.0
+    enabled_s: Seconds = 0.0
+    enabled_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    slot_s: Seconds = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults_of_the_kernel(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**KERNEL_DEFAULTS.get(str(given.get("kernel", "none")), {}), **given}

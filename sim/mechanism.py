@@ -1,0 +1,124 @@
+"""The sections of a configuration that describe the mechanism; policies, workload and costs stand elsewhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sim.models import DEFAULT_MODULES
+from sim.options import Preempted, Reserve, Shortage
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; instances do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Admission(Section):
+    """When and how requests join the batch, and what becomes of those that must leave it."""
+
+    every_steps: int = Field(1, ge=0, description="decode steps between admission rounds; 0: also after a prefill")
+    reserve: Reserve = Field(
+        "peak",
+        description="what is planned for. peak: S-LoRA's test that KV cannot overflow if all run to their end; "
+        "whole: prompt and true output; predicted: prompt and predicted output; on_demand: only the prompt",
+    )
+    watermark: Share = Field(0.0, description="share of the KV pool that admission leaves free, with on_demand")
+    preempted: Preempted = Field("recompute", description="where the KV of a request stays that the scheduler stops")
+    shortage: Shortage = Field("recompute", description="what becomes of the KV of a request that memory stops")
+    idle_poll_s: float = Field(0.0, ge=0, description="an empty engine looks for work only this often; 0: at once")
+
+
+class Limits(Section):
+    """Caps on a batch."""
+
+    running_requests: Count = Field(1000, description="admitted requests at once")
+    batch_prompt_tokens: Count | None = Field(
+        None,
+        description="prompt tokens of one prefill; None: a sixth of the pool, at least 3072 and any one prompt",
+    )
+    step_tokens: Count = Field(2048, description="tokens of one chunked iteration, decode tokens first")
+    prefills_per_step: Count | None = Field(None, description="prompts of one mixed or chunked iteration; None: any")
+    distinct_adapters: Count | None = Field(
+        None, description="distinct adapters of admitted requests; None: no limit but the number of slots"
+    )
+
+
+class Memory(Section):
+    """How much of the GPU serves KV, in which pieces, and what the host takes of it."""
+
+    kv_pool_tokens: Count | None = Field(None, description="tokens of the KV pool; None: all memory that is left over")
+    reserve_bytes: int | None = Field(
+        None, ge=0, description="activations and the like, per GPU; None: as the hardware profile says"
+    )
+    block_tokens: Count = Field(1, description="tokens of one KV block; requests hold whole blocks")
+    swap_bytes: int | None = Field(None, ge=0, description="host memory for KV; None: no limit")
+
+
+class Adapters(Section):
+    """Where adapters live on the GPU, and below it."""
+
+    memory: Literal["unified", "idle", "reserved", "slots"] = Field(
+        "unified",
+        description="unified: inside the KV pool; idle: in memory that KV leaves over; reserved: a region of its own; "
+        "slots: such a region in slots of the largest rank",
+    )
+    reserved_bytes: int | None = Field(
+        None, ge=1, description="size of the reserved region; only with memory: reserved"
+    )
+    slots: Count | None = Field(None, description="number of slots; only with memory: slots")
+    max_rank: Count | None = Field(None, description="rank of a slot; None: the largest of the workload")
+    modules: tuple[str, ...] = Field(
+        DEFAULT_MODULES, min_length=1, description="projections that every adapter targets"
+    )
+    host_bytes: Count | None = Field(None, description="host RAM for adapters; None: it holds all of them for good")
+    host_starts_warm: bool = Field(default=True, description="whether host RAM is filled before the first request")
+
+
+class Loading(Section):
+    """How an adapter gets from disk and host memory to the GPU."""
+
+    mode: Literal["blocking", "overlapped", "layerwise", "cpu_assisted"] = Field(
+        "blocking",
+        description="blocking: the engine stands still until it is there; overlapped: others go on meanwhile; "
+        "layerwise: the prefill starts and follows the load; cpu_assisted: the CPU computes what is not there yet",
+    )
+    copies: float = Field(1.0, gt=0, description="bytes moved over the link per adapter byte (the released S-LoRA: 2)")
+    ops_per_layer: int = Field(1, ge=0, description="copy operations issued per layer")
+    fixed_s: Seconds = Field(0.0, description="time of a load beside issuing copies and moving bytes")
+    pinned: bool = Field(
+        default=True,
+        description="whether the GPU engine's host copies of adapters are page-locked; no cost depends on it",
+    )
+    groups: Count = Field(4, description="groups of layers that arrive together; only with mode: cpu_assisted")
+    cpu_token_s: Seconds = Field(
+        20e-6, description="CPU time of a prompt token over the first group; only with mode: cpu_assisted"
+    )
+    slowdown: float = Field(
+        1.07, ge=1, description="factor on a prefill that the CPU helps; only with mode: cpu_assisted"
+    )
+    disk_bytes_per_s: float = Field(2e9, gt=0, description="rate of a read from disk")
+    disk_latency_s: Seconds = Field(0.0, description="fixed time of a read from disk")
+    merge_s: Seconds = Field(0.015, description="time to merge an adapter into the weights, or to take it out again")
+
+
+class Parallelism(Section):
+    """GPUs that work as one engine."""
+
+    tensor: Count = Field(1, description="GPUs that share every layer; adapters and KV are sharded, each has its link")
+    gpus_per_switch: Count = Field(1, description="GPUs whose loads share the host link of one switch")
+    all_reduce_bytes_per_s: float = Field(20e9, gt=0, description="rate of an all-reduce per GPU; NVLink: 200e9")
+    all_reduce_s: Seconds = Field(20e-6, description="fixed time of one all-reduce")
+
+    @model_validator(mode="after")
+    def _switches_hold_whole_engines(self) -> Self:
+        if self.gpus_per_switch > self.tensor:
+            msg = f"gpus_per_switch: {self.gpus_per_switch} GPUs on a switch exceed the {self.tensor} of tensor"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,162 @@
+"""A check within a budget: what fits is served and kept, what does not is named, and a second start goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from gpu_validate import checking
+from gpu_validate.checking import Plan, run_check
+from gpu_validate.live import Served, Setup
+from gpu_validate.observed import from_result
+from gpu_validate.pace import Pace
+from sim.config import Loaded
+from sim.experiment import execute
+
+BUILD_S = 50.0  # of the fake engine
+FIRST, AGAIN = ["slora measured", "chameleon measured"], ["slora measured again", "chameleon measured again"]
+
+
+class Bench:
+    """Serves by simulating, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.time_s = 0.0
+        self.served: list[str] = []
+        self.stops_at: int | None = None
+
+    def now(self) -> float:
+        return self.time_s
+
+    def serve(self, loaded: Loaded, setup: Setup, label: str = "measured") -> Served:
+        del setup
+        if len(self.served) == self.stops_at:
+            raise KeyboardInterrupt
+        self.served.append(f"{loaded.config.name} {label}")
+        result = execute(loaded)
+        self.time_s += BUILD_S + float((result.requests["arrival_s"] + result.requests["e2el_s"]).max())
+        return Served(result, from_result(result, label))
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench()
+    monkeypatch.setattr(checking, "serve", made.serve)
+    return made
+
+
+def plan_of(out: Path, budget_s: float | None = None, *, requests: int = 30, repeats: bool = True) -> Plan:
+    return Plan(
+        systems=("slora", "chameleon"),
+        rates=(8.0,),
+        requests=requests,
+        hardware="a40",
+        model=None,
+        changes=(),
+        seed=1000,
+        capacity=None,
+        repeats=repeats,
+        setup=Setup("cpu", "torch_loop"),
+        out=out,
+        budget_s=budget_s,
+    )
+
+
+def texts(bench: Bench, plan: Plan) -> list[str]:
+    return list(run_check(plan, bench.now))
+
+
+def content(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_without_a_budget_everything_is_served_first_runs_first(tmp_path: Path, bench: Bench) -> None:
+    said = texts(bench, plan_of(tmp_path))
+    assert bench.served == FIRST + AGAIN
+    assert not any("left out" in text for text in said)
+    told = content(tmp_path / "check.json")
+    assert (told["served"], told["repeated"], told["left_out"]) == (
+        ["slora-at-8", "chameleon-at-8"],
+        ["slora-at-8", "chameleon-at-8"],
+        [],
+    )
+    assert content(tmp_path / "slora-at-8.json")["real_vs_real"] is not None
+
+
+def test_runs_that_would_not_end_in_time_are_named_and_the_others_reported(tmp_path: Path, bench: Bench) -> None:
+    said = texts(bench, plan_of(tmp_path, 2.5 * BUILD_S))
+    assert bench.served == FIRST
+    assert "left out, because they would not have ended within 125 s" in said[-1]
+    assert "slora-at-8-repeated, chameleon-at-8-repeated; the same command goes on from here" in said[-1]
+    assert content(tmp_path / "policies-at-8.json")["gains"]
+    assert content(tmp_path / "check.json")["left_out"] == ["slora-at-8-repeated", "chameleon-at-8-repeated"]
+
+
+def test_a_second_start_serves_only_what_is_missing(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path, 2.5 * BUILD_S))
+    before = content(tmp_path / "slora-at-8.json")
+    bench.served.clear()
+    said = texts(bench, plan_of(tmp_path))
+    assert bench.served == AGAIN
+    assert not any("left out" in text for text in said)
+    after = content(tmp_path / "slora-at-8.json")
+    assert after["real_vs_real"] is not None
+    assert {name: before[name] for name in ("sim_vs_real", "in_situ")} == {
+        name: after[name] for name in ("sim_vs_real", "in_situ")
+    }
+
+
+def test_a_run_that_was_cut_off_is_served_again_and_a_finished_one_is_not(tmp_path: Path, bench: Bench) -> None:
+    bench.stops_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        texts(bench, plan_of(tmp_path))
+    (tmp_path / "chameleon-at-8-measured.iterations.parquet").write_bytes(b"half")
+    bench.stops_at = None
+    bench.served.clear()
+    texts(bench, plan_of(tmp_path))
+    assert bench.served == [FIRST[1], *AGAIN]
+
+
+def test_the_time_of_kept_runs_counts_for_the_next_start(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path, repeats=False))
+    bench.served.clear()
+    said = texts(bench, plan_of(tmp_path, BUILD_S / 2))
+    assert bench.served == []
+    assert "slora-at-8-repeated" in said[-1]
+
+
+def test_runs_of_another_question_are_not_taken_for_this_one(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path, repeats=False))
+    with pytest.raises(ValueError, match="slora-at-8-measured is of another profile, configuration, engine or device"):
+        texts(bench, plan_of(tmp_path, requests=31))
+
+
+def test_one_system_twice_is_told() -> None:
+    plan = plan_of(Path("nowhere"))
+    with pytest.raises(ValueError, match="called 'slora' at 8 requests/s"):
+        next(run_check(Plan(**{**vars(plan), "systems": ("slora", "slora")})))
+    assert not Path("nowhere").exists()
+
+
+def ticking(*times: float) -> Iterator[float]:
+    yield from times
+
+
+def test_a_run_is_expected_to_take_its_span_and_what_others_took_beyond_theirs() -> None:
+    clock = ticking(0.0, 0.0, 60.0, 60.0)
+    pace = Pace(100.0, lambda: next(clock))
+    assert pace.fits(40.0)
+    pace.note(60.0, 40.0)
+    pace.note(30.0, 40.0)
+    assert pace.fits(20.0)
+    assert not pace.fits(20.1)
+
+
+def test_without_a_budget_every_run_fits() -> None:
+    assert Pace(None).fits(1e12)

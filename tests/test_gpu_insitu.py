@@ -1,0 +1,66 @@
+"""The factor in situ: found on a run's first part, judged on the rest, and used for nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpu_validate.check import Observed, report_pair
+from gpu_validate.errors import pair_iterations
+from gpu_validate.insitu import in_situ
+from gpu_validate.report import text_of
+
+
+def iterations(decode: list[float], prefill: list[float]) -> pd.DataFrame:
+    """Return iterations that the model takes for 1 s each."""
+    kinds = ["decode"] * len(decode) + ["prefill"] * len(prefill)
+    return pd.DataFrame({"kind": kinds, "duration_s": [*decode, *prefill], "predicted_s": 1.0}).sample(
+        frac=1.0, random_state=0
+    )
+
+
+def observed(table: pd.DataFrame) -> Observed:
+    ttft = np.linspace(0.1, 1.0, 20)
+    requests = {"request_id": np.arange(20), "arrival_s": np.arange(20.0), "ttft_s": ttft, "tpot_s": 0.1}
+    return Observed("card", pd.DataFrame({**requests, "e2el_s": ttft + 1}), table)
+
+
+def test_a_model_that_is_wrong_by_one_factor_would_be_mended_by_it() -> None:
+    found = in_situ(pair_iterations(None, iterations([1.25] * 60, [1.0] * 60)))
+    assert found is not None
+    decode = found["decode"]
+    assert decode["scale"] == pytest.approx(1.25)
+    assert (decode["mape"], decode["mape_scaled"]) == (pytest.approx(0.2), pytest.approx(0.0))
+    assert found["prefill"]["scale"] == pytest.approx(1.0)
+    assert decode["n_fit"] + decode["n_test"] == 60
+
+
+def test_a_factor_that_holds_in_the_first_part_only_is_seen_through() -> None:
+    table = pd.DataFrame({"kind": "decode", "duration_s": [2.0] * 40 + [1.0] * 40, "predicted_s": 1.0})
+    found = in_situ(pair_iterations(None, table))
+    assert found is not None
+    assert found["decode"]["scale"] == 2.0
+    assert (found["decode"]["mape"], found["decode"]["mape_scaled"]) == (0.0, 1.0)
+
+
+def test_too_few_iterations_give_no_factor() -> None:
+    found = in_situ(pair_iterations(None, iterations([1.0] * 200, [1.0] * 5)))
+    assert found is not None
+    assert "scale" in found["decode"]
+    assert "scale" not in found["prefill"]
+
+
+def test_without_predictions_of_the_very_iterations_there_is_no_diagnosis() -> None:
+    table = iterations([1.0] * 60, []).drop(columns="predicted_s")
+    assert in_situ(pair_iterations(table, table)) is None
+    assert in_situ(None) is None
+
+
+def test_the_factor_is_told_as_a_diagnosis_and_changes_no_error() -> None:
+    card = observed(iterations([1.25] * 60, [1.0] * 60))
+    report = report_pair(card, card, draws=10)
+    assert report["sim_vs_real"]["iterations"]["by_kind"]["decode"]["mape"] == pytest.approx(0.2)
+    (line,) = (line for line in text_of(report).splitlines() if line.startswith("in situ, decode"))
+    assert "a diagnosis that nothing here uses: measured / predicted 1.250" in line
+    assert "mean absolute error +20.0 % would be +0.0 %" in line
