@@ -108,7 +108,7 @@ def copy_mode(loaded: Loaded) -> str:
     Without page-locked memory (`loading.pinned`) copies are cut all the same; `pageable` is one copy from there.
     """
     loading = loaded.config.loading
-    if str(loaded.config.adapters.memory) == "slots":
+    if loaded.config.adapters.memory == "slots":
         return "vllm_slots"
     if loading.copies >= 2:
         return "slora_double"

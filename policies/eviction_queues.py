@@ -168,21 +168,24 @@ class _Scan:
 
     def victims(self) -> Iterator[tuple[Adapter, bool]]:
         """Yield who goes next and whether from the small queue, until nobody is left who may go."""
-        while True:
-            is_small_first = self._small_bytes >= self._small_share * self._bytes
-            found = (self._from_small() if is_small_first else None, True)
-            found = found if found[0] else (self._from_main(), False)
-            found = found if found[0] else (self._from_small(), True)
-            victim, was_small = found
-            if victim is None:
-                return
-            self._bytes -= victim.size_bytes
-            yield victim, was_small
+        while (found := self._next()) is not None:
+            self._bytes -= found[0].size_bytes
+            yield found
 
     def rest(self) -> tuple[dict[Adapter, int], dict[Adapter, int]]:
         """Return the small and the main queue as the scan has left them."""
         passed_small, passed_main = self._passed
         return passed_small | dict(self._small), passed_main | dict(self._main)
+
+    def _next(self) -> tuple[Adapter, bool] | None:
+        is_small_due = self._small_bytes >= self._small_share * self._bytes
+        # The small queue's scan may have moved on to the main one whoever may go.
+        searches = ((self._from_main, False), (self._from_small, True), (self._from_main, False))
+        for search, is_small in searches[is_small_due:]:
+            victim = search()
+            if victim is not None:
+                return victim, is_small
+        return None
 
     def _from_small(self) -> Adapter | None:
         while self._small:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from policies.base import Adapter, Cache, Prefetch, Request
 from sim.job import AdapterSlot, Job
 from sim.ledger import Ledger
-from sim.link import AdapterTransfer, Link
+from sim.link import AdapterTransfer, Channel, Link
 from sim.memory import GpuMemory, MemoryLimits
 from sim.records import SOURCES
 from sim.shape import Costs
@@ -31,6 +31,7 @@ class AdapterTraffic:
         link: takes transfers.
         ledger: is told what happens.
         changed: called whenever an answer that a policy gave may no longer hold.
+        channel: how the link serves transfers.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class AdapterTraffic:
         link: Link,
         ledger: Ledger,
         changed: Callable[[], None],
+        channel: Channel = "link",
     ) -> None:
         self.memory = GpuMemory(limits, cache, self._evicted)
         self.palette = [
@@ -62,6 +64,7 @@ class AdapterTraffic:
         self._link = link
         self._ledger = ledger
         self._changed = changed
+        self._channel = channel
         self._drops = type(cache).drops is not Cache.drops
         self._announces = type(cache).announced is not Cache.announced
         self._asked_at_step: int | None = None
@@ -195,7 +198,8 @@ class AdapterTraffic:
         self._link.send(AdapterTransfer(slot, ticks, now, is_demand=is_demand, channel="disk"))
 
     def _send(self, slot: AdapterSlot, now: int, *, is_demand: bool) -> None:
-        self._link.send(AdapterTransfer(slot, self.load_ticks(slot), now, is_demand=is_demand))
+        ticks = self.load_ticks(slot)
+        self._link.send(AdapterTransfer(slot, ticks, now, is_demand=is_demand, channel=self._channel))
 
     def _evicted(self, slot: AdapterSlot, now: int) -> None:
         self.missing += slot.queued > 0

@@ -63,6 +63,7 @@ class Core:
             link=link,
             ledger=self.ledger,
             changed=self.something_changed,
+            channel="shared" if options.fair_link else "link",
         )
         self.memory = self.adapters.memory
         self.kv = KvPages(options.block_tokens, self.memory)

@@ -1,7 +1,7 @@
 """Drives the core with SimPy: arrivals, the link and the iteration loop wait here, and only here.
 
-At one instant the order is total: arrivals, then load completions (the link's before the disk's), then timers, then the
-engine's step boundary.
+At one instant the order is total: arrivals, then load completions (those of the link before those of the disk), then
+timers, then the engine's step boundary.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 import simpy
 from simpy.events import EventPriority
 
+from sim.channels import AnyChannel, channels
 from sim.core import Core
 from sim.job import AdapterSlot, Job
-from sim.link import AnyTransfer, Channel, LinkQueue
+from sim.link import AnyTransfer
 from sim.records import Records
 from sim.steps import Step
 from sim.ticks import to_ticks
 
-ARRIVAL, LOADED, READ, TIMER, BOUNDARY = (EventPriority(order) for order in (1, 2, 3, 4, 5))
+ARRIVAL, *LANDINGS, TIMER, BOUNDARY = (EventPriority(order) for order in range(1, 7))
 MAX_FRUITLESS_TIMERS = 1000
 
 Process = Generator[simpy.Event, Any, None]
@@ -49,42 +50,54 @@ class Bell(simpy.Event):
 
 
 class SimChannel:
-    """One transfer after the other in simulated time."""
+    """A channel in simulated time."""
 
-    def __init__(self, env: simpy.Environment, loaded: Callable[[AnyTransfer], None], order: EventPriority) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        channel: AnyChannel,
+        loaded: Callable[[AnyTransfer], None],
+        order: EventPriority,
+    ) -> None:
         self._env = env
         self._loaded = loaded
         self._order = order  # of completions among simultaneous events
-        self.queue = LinkQueue()
-        self.under_way: AnyTransfer | None = None
+        self._end: int | None = None  # when the next transfer will be complete, as far as is known
+        self.channel = channel
 
     def send(self, transfer: AnyTransfer) -> None:
-        """Queue a transfer and start it if the channel is free."""
-        self.queue.push(transfer)
-        if self.under_way is None:
-            self._start()
+        """Hand a transfer to the channel."""
+        self.channel.push(transfer, int(self._env.now))
+        self._arm()
 
-    def _start(self) -> None:
-        self.under_way = transfer = self.queue.pop()
-        transfer.started = int(self._env.now)
+    def promote(self, slot: AdapterSlot) -> None:
+        """Treat a prefetch as demand from now on."""
+        self.channel.promote(slot, int(self._env.now))
+        self._arm()
 
-        def done(_: simpy.Event) -> None:
-            self.under_way = None
-            if self.queue:
-                self._start()
-            self._loaded(transfer)
+    def _arm(self) -> None:
+        end = self.channel.next_end()
+        if end is not None and end != self._end:
+            callbacks = Moment(self._env, end - int(self._env.now), self._order).callbacks
+            callbacks.append(lambda _: self._done(end))
+        self._end = end
 
-        callbacks = Moment(self._env, transfer.ticks, self._order).callbacks
-        callbacks.append(done)
+    def _done(self, end: int) -> None:
+        if self._end != end:
+            return  # something was added since, and all of it takes longer
+        self._end = None
+        transfer = self.channel.take(end)
+        self._arm()
+        self._loaded(transfer)
 
 
 class SimLink:
     """The host-to-device link, and the disk in front of it, in simulated time."""
 
     def __init__(self, env: simpy.Environment, loaded: Callable[[AnyTransfer], None]) -> None:
-        self._channels: dict[Channel, SimChannel] = {
-            "link": SimChannel(env, loaded, LOADED),
-            "disk": SimChannel(env, loaded, READ),
+        self._channels = {
+            name: SimChannel(env, channel, loaded, order)
+            for (name, channel), order in zip(channels().items(), LANDINGS, strict=True)
         }
 
     def send(self, transfer: AnyTransfer) -> None:
@@ -94,12 +107,11 @@ class SimLink:
     def promote(self, slot: AdapterSlot) -> None:
         """Treat a queued prefetch as demand from now on, on the disk as on the link."""
         for channel in self._channels.values():
-            channel.queue.promote(slot)
+            channel.promote(slot)
 
     def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:
-        """Return the ticks until an adapter will have landed; None while it is on the disk."""
-        channel = self._channels["link"]
-        return channel.queue.left_ticks(slot, channel.under_way, now)
+        """Return the ticks until an adapter will have landed; None while it is on the disk or shares the link."""
+        return self._channels["link"].channel.left_ticks(slot, now)
 
 
 class Replica:

@@ -45,7 +45,8 @@ class KvPages:
         """Return how many steps, up to `limit`, the batch may take in the memory that is free."""
         room = self._memory.kv_room_bytes // self._block_bytes
         if self.block_tokens == 1:
-            return min(limit, room // self.requests)
+            most = room // self.requests
+            return most if most < limit else limit
         low, high = 0, limit
         while low < high:
             middle = (low + high + 1) // 2

@@ -1,7 +1,7 @@
 """Transfers and the queues that they wait in: the host-to-device link, and the disk in front of it.
 
-One transfer at a time per channel, demand before prefetch, each class in order. Queues order and count; whoever drives
-them (SimPy or a real copy engine) does the waiting.
+Demand goes before prefetch, each class in order. Queues order and count; whoever drives them (SimPy or a real copy
+engine) does the waiting.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 from sim.job import AdapterSlot, Job
 
-Channel = Literal["link", "disk"]
-CHANNELS: tuple[Channel, ...] = get_args(Channel)
+Channel = Literal["link", "shared", "disk"]  # the host link first come first served, the same shared, the disk
 
 
 class Transfer:
     """Bytes on their way: an adapter, or the KV of a request that comes back from the host.
 
     Attributes:
-        ticks: how long the channel will be busy with it.
+        ticks: how long the channel will be busy with it, alone.
         queued: when it was asked for.
         started: when the channel took it up.
         is_demand: whether an admitted request waits for it.
@@ -52,12 +51,12 @@ class AdapterTransfer(Transfer):
 class KvTransfer(Transfer):
     """The KV of a preempted request on its way back to the GPU."""
 
-    __slots__ = ("job", "size_bytes")
-    channel: Channel = "link"
+    __slots__ = ("channel", "job", "size_bytes")
 
-    def __init__(self, job: Job, size_bytes: int, ticks: int, queued: int) -> None:
+    def __init__(self, job: Job, size_bytes: int, ticks: int, queued: int, *, channel: Channel = "link") -> None:
         super().__init__(ticks, queued, is_demand=True)
         self.job = job
+        self.channel = channel
         self.size_bytes = size_bytes
 
 

@@ -105,6 +105,9 @@ class Loading(Section):
     )
     disk_bytes_per_s: float = Field(2e9, gt=0, description="rate of a read from disk")
     disk_latency_s: Seconds = Field(0.0, description="fixed time of a read from disk")
+    sharing: Literal["fifo", "fair"] = Field(
+        "fifo", description="transfers on the link go one after the other, or all at once at equal rates"
+    )
     merge_s: Seconds = Field(0.015, description="time to merge an adapter into the weights, or to take it out again")
 
 

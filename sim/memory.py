@@ -82,7 +82,9 @@ class GpuMemory:
     @property
     def kv_room_bytes(self) -> int:
         """Bytes that KV may still take without any eviction."""
-        return min(self.free_bytes, self.kv_limit - self.kv_bytes)
+        free = self.total - self.kv_bytes - self.adapter_bytes
+        room = self.kv_limit - self.kv_bytes
+        return free if free < room else room
 
     def kv_cap_tokens(self, new_active_bytes: int) -> int:
         """Return the most KV tokens that S-LoRA's strict test allows beside the active adapters and some more."""

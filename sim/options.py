@@ -71,6 +71,7 @@ class EngineOptions:
         swap_bytes: host memory for KV; what does not fit is recomputed.
         slot_rank: rank that every adapter of a batch is computed at; 0: its own, or as the kernel pads.
         early_start: prefill before the adapter is there; None: wait for it.
+        fair_link: loads share the link at equal rates; else they go one after the other.
         merge_ticks: time to merge an adapter into the weights, or to take it out again.
     """
 
@@ -91,4 +92,5 @@ class EngineOptions:
     swap_bytes: int = UNLIMITED
     slot_rank: int = 0
     early_start: EarlyStart | None = None
+    fair_link: bool = False
     merge_ticks: int = 15 * TICKS_PER_S // 1000

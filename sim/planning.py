@@ -14,23 +14,35 @@ if TYPE_CHECKING:
 
 def plan_step(core: Core, now: int, horizon: Horizon) -> Step | None:
     """Return the next step, or None if the engine can only wait."""
-    ready = startable(core, now) if core.joining else []
-    stands_still = core.options.blocks_on_load and len(ready) < len(core.joining)
-    if stands_still or core.ledger.is_standing:
-        core.ledger.stands_still(now, stands_still=stands_still)
-    if stands_still:
-        return None
-    core.seats.resume([job for job in ready if not job.needs_prefill])
-    ready = [job for job in ready if job.needs_prefill]
-    _check_merged(core, ready)
+    ready: list[Job] = []
+    if core.joining:
+        ready = startable(core, now)
+        if _stands_still(core, ready, now):
+            return None
+        ready = _resumed(core, ready)
+    if core.merged is not None:
+        _check_merged(core, ready)
     if ready and core.options.prefill == "separate":
         return _prefill(core, ready, now)
     if core.running and not core.seats.can_grow(now):
         return None
-    ready = [job for job in ready if job.is_admitted]  # some may have been turned back to let the batch grow
+    if ready:
+        ready = [job for job in ready if job.is_admitted]  # some may have been turned back to let the batch grow
     if ready:
         return _mixed(core, ready, now)
     return _decode(core, now, horizon) if core.running else None
+
+
+def _stands_still(core: Core, ready: list[Job], now: int) -> bool:
+    stands_still = core.options.blocks_on_load and len(ready) < len(core.joining)
+    core.ledger.stands_still(now, stands_still=stands_still)
+    return stands_still
+
+
+def _resumed(core: Core, ready: list[Job]) -> list[Job]:
+    """Let those go on decoding whose KV is there, and return the others."""
+    core.seats.resume([job for job in ready if not job.needs_prefill])
+    return [job for job in ready if job.needs_prefill]
 
 
 def startable(core: Core, now: int) -> list[Job]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim.adapters import BASE_MODEL
 from sim.job import AdapterSlot, Job
-from sim.link import KvTransfer
+from sim.link import Channel, KvTransfer
 from sim.records import NEVER
 
 if TYPE_CHECKING:
@@ -171,4 +171,5 @@ class Seats:
             del core.kept[job.request.id]
         elif job.kv == "host":
             job.kv_lands = True
-            core.link.send(KvTransfer(job, kv_bytes, core.costs.swap(kv_bytes), now))
+            channel: Channel = "shared" if core.options.fair_link else "link"
+            core.link.send(KvTransfer(job, kv_bytes, core.costs.swap(kv_bytes), now, channel=channel))

@@ -140,6 +140,7 @@ def engine_options(
         swap_bytes=UNLIMITED if config.memory.swap_bytes is None else config.memory.swap_bytes,
         slot_rank=(config.adapters.max_rank or _largest_rank(trace)) if is_slotted else 0,
         early_start=_early_start(config, model),
+        fair_link=config.loading.sharing == "fair",
         merge_ticks=to_ticks(config.loading.merge_s),
     )
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from policies.base import Batch, Request
 from policies.scheduling import FCFS
 from sim.core import Core
-from sim.engine import ARRIVAL, BOUNDARY, LOADED, TIMER, Moment
+from sim.engine import ARRIVAL, BOUNDARY, LANDINGS, TIMER, Moment
 from sim.shape import StepCost
 from sim.steps import run_ticks, steps_until
 from sim.ticks import to_seconds
@@ -56,7 +56,7 @@ def test_simultaneous_events_have_an_order() -> None:
     env = simpy.Environment()
     names: dict[simpy.Event, str] = {}
     log: list[str] = []
-    for order, name in ((BOUNDARY, "boundary"), (TIMER, "timer"), (LOADED, "loaded"), (ARRIVAL, "arrival")):
+    for order, name in ((BOUNDARY, "boundary"), (TIMER, "timer"), (LANDINGS[0], "loaded"), (ARRIVAL, "arrival")):
         moment = Moment(env, 5, order)
         names[moment] = name
         moment.callbacks.append(lambda event: log.append(names[event]))

@@ -42,8 +42,23 @@ def test_densities_are_later_hits_over_the_time_spent_from_an_age_on() -> None:
     assert newcomer == pytest.approx(1 / (2 + 2 + 1 + 1))
 
 
-def test_earlier_counts_fade() -> None:
-    # A hit at age 1 in an earlier period, an eviction at age 1 in the last.
-    log = "a +a a -a b +b c -b d d"
+def test_ages_in_one_bucket_count_as_many_accesses_as_it_is_wide() -> None:
+    cache = play(LHD(renew_uses=21), "a +a" + " c" * 19 + " a d")
+    assert cache.score(B, 0.0) * B.size_bytes == pytest.approx(1 / 21, rel=0.1)
+
+
+def test_a_class_of_which_nothing_is_known_keeps_its_start_values() -> None:
+    log = "a +a a"  # the hit was of one not hit before
+    assert play(LHD(renew_uses=2), log).score(A, 0.0) == play(LHD(), log).score(A, 0.0)
+
+
+def test_earlier_evictions_fade() -> None:
+    log = "a +a b -a c +c c d"  # an eviction at age 1 in an earlier period, a hit at age 1 in the last
+    kept, faded = play(LHD(renew_uses=2, fade=1.0), log), play(LHD(renew_uses=2, fade=0.1), log)
+    assert kept.score(A, 0.0) < faded.score(A, 0.0)
+
+
+def test_earlier_hits_fade() -> None:
+    log = "a +a a -a b +b c -b d d"  # a hit at age 1 in an earlier period, an eviction at age 1 in the last
     kept, faded = play(LHD(renew_uses=2, fade=1.0), log), play(LHD(renew_uses=2, fade=0.1), log)
     assert kept.score(A, 0.0) > faded.score(A, 0.0)

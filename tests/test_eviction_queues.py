@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.eviction_queues import S3FIFO, Sieve
-from tests.eviction_world import A, B, order, play
+from tests.eviction_world import ADAPTERS, A, B, order, play
 
 # --- SIEVE -----------------------------------------------------------------------------------------------------------
 
@@ -89,6 +89,10 @@ def test_the_main_queue_gives_another_round_for_each_hit() -> None:
     assert order(play(S3FIFO(), f"{MAIN_AB} a b"), "ab") == "ab"
 
 
+def test_hits_stop_at_three() -> None:
+    assert order(play(S3FIFO(), f"{MAIN_AB} a a a a a a b b b"), "ab") == "ab"
+
+
 def test_the_main_queue_gives_the_victim_while_the_small_one_is_below_its_share() -> None:
     assert order(play(S3FIFO(small_share=0.5), f"{MAIN_AB} d +d"), "abd") == "adb"
     assert order(play(S3FIFO(), f"{MAIN_AB} d +d"), "abd") == "dab"
@@ -107,6 +111,11 @@ def test_s3_fifo_passes_by_what_is_in_use_and_leaves_it_where_it_is() -> None:
 
 
 def test_rounds_are_not_used_up_where_all_of_the_main_queue_is_in_use() -> None:
-    log = f"{MAIN_AB} a a b d +d {{}}"
-    assert order(play(S3FIFO(small_share=0.9), log.format("")), "ab") == "ba"
-    assert order(play(S3FIFO(small_share=0.9), log.format("-d")), "ab") == "ba"
+    assert order(play(S3FIFO(small_share=0.9), f"{MAIN_AB} a a a b d +d -d b"), "ab") == "ba"
+
+
+def test_who_is_hit_in_the_small_queue_and_alone_may_go_goes_though_the_small_queue_is_below_its_share() -> None:
+    cache = play(S3FIFO(small_share=0.9), f"{MAIN_AB} d +d d d")
+    assert order(cache, "d") == "d"
+    cache.evicted(ADAPTERS["d"], 20.0)
+    assert order(cache, "ab") == "ab"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from policies.builtin import BUILTIN
 from policies.eviction_bounds import Belady
 from policies.eviction_history import LRUK, Elora
 from policies.eviction_lhd import LHD
-from policies.eviction_queues import S3FIFO
+from policies.eviction_queues import S3FIFO, Sieve
 from policies.eviction_simple import LargestFirst, RandomEviction, SmallestFirst
 from policies.eviction_tinylfu import WTinyLFU
 from tests.eviction_world import ADAPTERS, BIG, MAKERS, A, B, facts, order, play
@@ -100,12 +101,15 @@ def test_a_demand_load_and_a_prefetch_used_at_once_are_the_same(name: str) -> No
     assert order(demand, "abcd") == order(prefetch, "abcd")
 
 
-@pytest.mark.parametrize("name", ["s3-fifo", "sieve", "w-tinylfu"])
+SCANS = [S3FIFO, partial(S3FIFO, small_share=0.5, move_hits=1), partial(S3FIFO, small_share=0.9), Sieve, WTinyLFU]
+
+
+@pytest.mark.parametrize("scan", SCANS)
 @given(log=LOGS, candidates=st.permutations("abcB"), size=st.integers(1, 4))
 def test_victims_told_at_once_are_the_victims_told_one_by_one(
-    name: str, log: list[str], candidates: list[str], size: int
+    scan: Callable[[], Cache], log: list[str], candidates: list[str], size: int
 ) -> None:
-    cache = play(MAKERS[name](), " ".join(log))
+    cache = play(scan(), " ".join(log))
     residents = "".join(one for one in candidates[:size] if is_resident(log, one))
     at_once, one_by_one = order(cache, residents), ""
     while residents:

@@ -37,7 +37,7 @@ from sim.options import EarlyStart
 from sim.records import Records, Table
 from sim.yamlfile import packaged_names
 from tests.drawn_schedulers import DRAWN, DROPS_KV
-from tests.worlds import RoundCosts, World, play
+from tests.worlds import RoundCosts, World, play, replay
 
 US = 10**6  # ticks: worlds are laid out in microseconds, so that policies that think in seconds have something to do
 
@@ -183,6 +183,7 @@ def mechanism(draw: Draw, scheduler: str) -> dict[str, Any]:
         "early_start": one_of(
             draw, None, None, EarlyStart(4), EarlyStart(4, groups=2, cpu_token_ticks=US, slowdown=1.07)
         ),
+        "fair_link": one_of(draw, False, False, True),
         "merge_ticks": one_of(draw, 0, 500 * US),
     }
 
@@ -331,6 +332,16 @@ def test_one_step_at_a_time_gives_the_same_in_random_worlds(scheduler: str, data
     fast, slow = both(data.draw(st.one_of(worlds(scheduler), crowded_worlds(scheduler))))
     for what in slow:
         assert fast[what] == slow[what], what
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_real_time_driver_with_modelled_time_gives_the_same_in_random_worlds(data: st.DataObject) -> None:
+    scheduler = data.draw(st.sampled_from(sorted(SCHEDULERS)))
+    world = replace(data.draw(st.one_of(worlds(scheduler), crowded_worlds(scheduler))), asks_every_step=True)
+    simulated, replayed = told(*play(world)), told(*replay(world))
+    for what in simulated:
+        assert simulated[what] == replayed[what], what
 
 
 def test_random_worlds_reach_every_built_in_policy() -> None:

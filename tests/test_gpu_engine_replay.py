@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import simpy
@@ -20,6 +19,7 @@ from gpu_validate.engine.build import (  # noqa: E402
     configured_slots,
     device_bytes,
     open_engine,
+    refusals,
 )
 from gpu_validate.engine.copies import HostCopies  # noqa: E402
 from gpu_validate.engine.device import TorchDevice  # noqa: E402
@@ -30,7 +30,7 @@ from sim.build import Deployment, deploy, jobs  # noqa: E402
 from sim.config import load_config  # noqa: E402
 from sim.engine import Replica, simulate  # noqa: E402
 from sim.job import AdapterSlot, Job  # noqa: E402
-from sim.link import Transfer  # noqa: E402
+from sim.link import AdapterTransfer  # noqa: E402
 from sim.records import NEVER, Records  # noqa: E402
 from sim.steps import Prefill  # noqa: E402
 from sim.ticks import TICKS_PER_S, to_ticks  # noqa: E402
@@ -68,6 +68,10 @@ def replayed(made: Deployment, engine: Engine) -> Records:
 @pytest.mark.parametrize("system", packaged_names())
 def test_every_system_leaves_the_log_of_simpy_while_torch_does_the_work(system: str) -> None:
     made = deployment(system)
+    if reasons := refusals(made):
+        with pytest.raises(ValueError, match=f"the mini engine cannot run {system}: {reasons[0]}"):
+            open_engine(made)
+        return
     engine = open_engine(deployment(system), checks=True)
     records = replayed(made, engine)
     assert log(records) == log(simulated(deployment(system)))
@@ -129,11 +133,48 @@ def test_the_way_of_copying_changes_nothing_that_is_said(mode: str) -> None:
     assert told[0] == told[1]
 
 
-@pytest.mark.parametrize(("memory", "expected"), [("unified", None), ("slots", Slots(5, 8))])
-def test_slots_are_those_of_the_configuration(memory: str, expected: Slots | None) -> None:
-    config = load_config("slora", (), {}).config
-    adapters = SimpleNamespace(memory=memory, slots=5, max_rank=64)
-    assert configured_slots(config.model_copy(update={"adapters": adapters}), 8) == expected
+SLOTS = ("adapters.memory=slots", "adapters.slots=5")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [((), None), (SLOTS, Slots(5, 16)), ((*SLOTS, "adapters.max_rank=256"), Slots(5, 32))],
+)
+def test_slots_are_those_of_the_configuration(settings: tuple[str, ...], expected: Slots | None) -> None:
+    assert configured_slots(deployment("slora", *settings), 8) == expected
+
+
+def test_an_engine_with_slots_serves_as_the_core_plans() -> None:
+    made = partial(deployment, "slora", *SLOTS, "cache.kind=lru", rate=100.0)
+    engine = open_engine(made(), copy_mode="vllm_slots", checks=True)
+    records = replayed(made(), engine)
+    assert log(records) == log(simulated(made()))
+    assert len(records.evictions) > 5
+    assert set(engine.device.worker.adapters.ranks) == {16}
+    assert len(engine.device.worker.adapters.arena.flat) == 5 * engine.device.worker.adapters.store.layout.elements(16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (("prefill=chunked",), "prefill: chunked; only whole prompts"),
+        (("loading.mode=layerwise",), "loading.mode: layerwise; only blocking and overlapped"),
+        (("admission.reserve=on_demand",), "admission.reserve: on_demand"),
+        (("adapters.host_bytes=10000000000",), "adapters.host_bytes: there is no disk"),
+        (("replicas=2",), "replicas: 2; one GPU serves one"),
+        (("parallel.tensor=2",), "parallel.tensor: 2; one GPU is used"),
+    ],
+)
+def test_what_the_engine_cannot_execute_is_refused_with_the_reason(settings: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(ValueError, match=f"the mini engine cannot run slora: {reason}"):
+        open_engine(deployment("slora", *settings))
+
+
+def test_a_transfer_of_anything_but_an_adapter_is_told(link: tuple[TorchDevice, Slow, list[AdapterSlot]]) -> None:
+    device, _, slots = link
+    with pytest.raises(RuntimeError, match="moves adapters from the host alone"):
+        device.send(AdapterTransfer(slots[0], 1, 0, is_demand=True, channel="disk"))
+    assert device.left_ticks(slots[0], 0) is None
 
 
 def test_an_arena_of_slots_has_room_for_all_of_them_and_no_more() -> None:
@@ -215,8 +256,8 @@ def link() -> tuple[TorchDevice, Slow, list[AdapterSlot]]:
     return device, slow, [slot for slot in slots_of(worker.adapters.store) if slot is not None]
 
 
-def sent(device: TorchDevice, slot: AdapterSlot, *, is_demand: bool) -> Transfer:
-    transfer = Transfer(slot, 1, device.now(), is_demand=is_demand)
+def sent(device: TorchDevice, slot: AdapterSlot, *, is_demand: bool) -> AdapterTransfer:
+    transfer = AdapterTransfer(slot, 1, device.now(), is_demand=is_demand)
     device.send(transfer)
     return transfer
 
@@ -232,9 +273,14 @@ def test_one_transfer_is_under_way_and_demand_goes_first(link: tuple[TorchDevice
     landed: list[Landed] = []
     while len(landed) < 4:
         landed += device.landed(device.wait(None))
-    assert [one.transfer.slot.index for one in landed] == [1, 4, 3, 2]
+    assert [slot_of(one).index for one in landed] == [1, 4, 3, 2]
     assert [one.at for one in landed] == sorted(one.at for one in landed)
     assert all(one.transfer.ticks == one.at - one.transfer.started for one in landed)
+
+
+def slot_of(landed: Landed) -> AdapterSlot:
+    assert isinstance(landed.transfer, AdapterTransfer)
+    return landed.transfer.slot
 
 
 class Long:
@@ -256,7 +302,7 @@ def test_the_link_is_kept_busy_while_a_step_runs(link: tuple[TorchDevice, Slow, 
     core = open_engine(made).core
     end = device.run(Prefill(device.now(), 5, [job_of(device.worker, 1, 4, 0)]), core)
     landed = list(device.landed(end))
-    assert [one.transfer.slot for one in landed] == slots[:3]
+    assert [slot_of(one) for one in landed] == slots[:3]
     assert landed[0].at <= landed[1].at <= landed[2].at <= end
     (one,) = device.iterations
     assert (one.requests, one.tokens, one.planned) == ((1,), 4, 5)
@@ -282,11 +328,11 @@ def test_a_transfer_without_a_hole_waits_until_no_step_runs() -> None:
     for slot in slots[:3]:
         adapters.place(slot)
     slots[1].held = False  # two holes of one unit
-    device._queue.push(Transfer(slots[3], 1, 0, is_demand=True))
+    device._queue.push(AdapterTransfer(slots[3], 1, 0, is_demand=True))
     device._poll(may_compact=False)
     assert device._blocked is not None
     assert slots[3].index not in adapters.arena.offsets
-    assert [one.transfer.slot for one in device.landed(device.wait(None))] == [slots[3]]
+    assert [slot_of(one) for one in device.landed(device.wait(None))] == [slots[3]]
     assert adapters.arena.compactions == 1
 
 

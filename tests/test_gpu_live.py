@@ -14,26 +14,25 @@ from tests.commands import chameleon
 pytest.importorskip("torch")
 
 from gpu_validate.live import Setup, copy_mode, serve
-from sim.config import Loaded, load_config
+from sim.config import load_config
+
+ONE = ("loading.copies=1",)
+FLAT = (*ONE, "loading.ops_per_layer=0")
 
 
 @pytest.mark.parametrize(
-    ("system", "changes", "memory", "mode"),
+    ("changes", "mode"),
     [
-        ("slora", (), "unified", "slora_double"),
-        ("slora", ("loading.copies=1",), "unified", "per_layer"),
-        ("slora", ("loading.copies=1", "loading.ops_per_layer=0"), "unified", "flat"),
-        ("slora", ("loading.copies=1", "loading.ops_per_layer=0", "loading.pinned=false"), "unified", "pageable"),
-        ("slora", ("loading.pinned=false",), "unified", "slora_double"),
-        ("slora", (), "slots", "vllm_slots"),
+        ((), "slora_double"),
+        (ONE, "per_layer"),
+        (FLAT, "flat"),
+        ((*FLAT, "loading.pinned=false"), "pageable"),
+        (("loading.pinned=false",), "slora_double"),
+        (("adapters.memory=slots", "adapters.slots=4"), "vllm_slots"),
     ],
 )
-def test_adapters_are_copied_as_the_configuration_says(
-    system: str, changes: tuple[str, ...], memory: str, mode: str
-) -> None:
-    config = load_config(system, changes, {}).config
-    adapters = config.adapters.model_copy(update={"memory": memory})
-    assert copy_mode(Loaded(config.model_copy(update={"adapters": adapters}), {})) == mode
+def test_adapters_are_copied_as_the_configuration_says(changes: tuple[str, ...], mode: str) -> None:
+    assert copy_mode(load_config("slora", changes, {})) == mode
 
 
 def test_an_engine_is_gone_when_its_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

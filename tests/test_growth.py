@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ COSTS = RoundCosts(prefill_base=100, prefill_token=0, decode_base=1000, decode_r
 TWO = [(0, 10, 20, None), (0, 10, 20, None)]
 
 
-def world(requests: list[tuple[int, int, int, int | None]], **changes: Any) -> World:
+def world(requests: Sequence[tuple[int, int, int, int | None]], **changes: Any) -> World:
     mechanism = {"reserve": "on_demand", **changes.pop("mechanism", {})}
     return World(requests, costs=COSTS, mechanism=mechanism, **changes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ COSTS = RoundCosts(prefill_base=100, prefill_token=10, decode_base=1000, decode_
 ROWS = [(0, 10, 10, None), (500, 40, 5, None)]
 
 
-def world(rows: list[tuple[int, int, int, int | None]], prefill: str, **changes: Any) -> World:
+def world(rows: Sequence[tuple[int, int, int, int | None]], prefill: str, **changes: Any) -> World:
     mechanism = {"prefill": prefill, **changes.pop("mechanism", {})}
     return World(rows, costs=COSTS, admit_every_steps=0, mechanism=mechanism, **changes)
 

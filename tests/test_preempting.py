@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ class Newest(Scheduler):
             batch.try_add(newest)
 
 
-def world(rows: list[tuple[int, int, int, int | None]] = LONG_AND_SHORT, **changes: Any) -> World:
+def world(rows: Sequence[tuple[int, int, int, int | None]] = LONG_AND_SHORT, **changes: Any) -> World:
     scheduler = changes.pop("scheduler", Newest)
     mechanism = changes.pop("mechanism", {})
     return World(rows, costs=COSTS, admit_every_steps=0, scheduler=scheduler, mechanism=mechanism, **changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -17,7 +17,6 @@ from gpu_validate.engine.worker import Worker
 from gpu_validate.lora import backends
 from gpu_validate.lora.layout import Layout
 from sim.build import Deployment
-from sim.config import RunConfig
 from sim.core import Core
 from sim.models import Model
 from sim.records import Records
@@ -70,11 +69,11 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
         seed: of the weights.
 
     Raises:
-        ValueError: if the deployment has several replicas or takes several decode steps at once on a real clock, or
-            something cannot be built or has no room on the GPU.
+        ValueError: if the engine cannot execute the deployment (see `refusals`), the deployment takes several decode
+            steps at once on a real clock, or something cannot be built or has no room on the GPU.
     """
-    if len(deployment.policies) > 1:
-        msg = f"replicas: one GPU serves one replica, got {len(deployment.policies)}; set replicas=1"
+    if reasons := refusals(deployment):
+        msg = f"the mini engine cannot run {deployment.config.name}: {'; '.join(reasons)}"
         raise ValueError(msg)
     if clock == "real" and not deployment.options.asks_every_step:
         msg = "a real clock needs a deployment with asks_every_step=True: nobody knows when the next event will be"
@@ -87,7 +86,7 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
     ranks = [None if one is None else executed_rank(one.rank, divisor) for one in deployment.adapters]
     pinned = device == "cuda" and deployment.config.loading.pinned and mode_of(copy_mode).is_pinned
     store = HostStore(layout, ranks, dtype=dtype, pinned=pinned, distinct_bytes=distinct_bytes, seed=seed)
-    adapters, kv = _memory(deployment, store, model, copy_mode, configured_slots(deployment.config, divisor), where)
+    adapters, kv = _memory(deployment, store, model, copy_mode, configured_slots(deployment, divisor), where)
     limits = deployment.limits
     worker = Worker(
         Decoder(model, max_positions=longest(deployment), dtype=dtype, device=where, seed=seed),
@@ -132,12 +131,24 @@ class Slots(NamedTuple):
     rank: int  # that is executed
 
 
-def configured_slots(config: RunConfig, divisor: int) -> Slots | None:
+def configured_slots(deployment: Deployment, divisor: int) -> Slots | None:
     """Return the configured slots; None if adapters take as much room as they need."""
-    adapters: Any = config.adapters  # only some configurations have slots
-    if adapters.memory != "slots":
-        return None
-    return Slots(adapters.slots, executed_rank(adapters.max_rank, divisor))
+    places, rank = deployment.config.adapters.slots, deployment.options.slot_rank
+    return Slots(places, executed_rank(rank, divisor)) if places and rank else None
+
+
+def refusals(deployment: Deployment) -> list[str]:
+    """Return why this engine cannot execute what the core would plan, a line each; nothing if it can."""
+    config, options = deployment.config, deployment.options
+    checks = (
+        (len(deployment.policies) > 1, f"replicas: {len(deployment.policies)}; one GPU serves one"),
+        (config.parallel.tensor > 1, f"parallel.tensor: {config.parallel.tensor}; one GPU is used"),
+        (options.prefill != "separate", f"prefill: {options.prefill}; only whole prompts in steps of their own"),
+        (options.early_start is not None, f"loading.mode: {config.loading.mode}; only blocking and overlapped"),
+        (options.reserve == "on_demand", "admission.reserve: on_demand; requests cannot be stopped for memory"),
+        (config.adapters.host_bytes is not None, "adapters.host_bytes: there is no disk behind the host"),
+    )
+    return [text for is_refused, text in checks if is_refused]
 
 
 def arena_elements(

@@ -13,7 +13,7 @@ from gpu_validate.modelled import ModelledDevice
 from gpu_validate.replay import Landed
 from sim.core import Core
 from sim.job import AdapterSlot
-from sim.link import LinkQueue, Transfer
+from sim.link import AdapterTransfer, AnyTransfer, LinkQueue
 from sim.steps import Prefill, Step
 from sim.ticks import TICKS_PER_S
 
@@ -56,8 +56,9 @@ class VirtualTorchDevice(ModelledDevice):
     def landed(self, until: int) -> Iterator[Landed]:
         """Yield what is complete by then, copied."""
         for landing in super().landed(until):
-            self.worker.adapters.place(landing.transfer.slot)
-            self.worker.adapters.copy_in(landing.transfer.slot)
+            slot = _adapter(landing.transfer).slot
+            self.worker.adapters.place(slot)
+            self.worker.adapters.copy_in(slot)
             yield landing
 
 
@@ -75,8 +76,8 @@ class TorchDevice:
         self.iterations: list[Iteration] = []
         self._copies = copy_engine(worker.device)
         self._queue = LinkQueue()
-        self._blocked: Transfer | None = None  # popped, but the arena must be compacted first
-        self._under_way: Transfer | None = None
+        self._blocked: AdapterTransfer | None = None  # popped, but the arena must be compacted first
+        self._under_way: AdapterTransfer | None = None
         self._landed: deque[Landed] = deque()
         self._origin_ns: int | None = None
         self._told = 0  # the latest instant that the driver knows
@@ -97,19 +98,27 @@ class TorchDevice:
         end = self.now()
         jobs = step.jobs if isinstance(step, Prefill) else list(core.running)
         ids = tuple(job.request.id for job in jobs)
-        tokens = sum(job.prompt_tokens for job in jobs) if isinstance(step, Prefill) else len(jobs) * step.steps
+        tokens = sum(job.prompt_tokens for job in jobs) if isinstance(step, Prefill) else len(jobs)  # one step
         one = Iteration(isinstance(step, Prefill), start, issued, end, step.ticks, ids, tokens)
         self.iterations.append(one)
         return end
 
-    def send(self, transfer: Transfer) -> None:
-        """Queue a transfer and start it if the link is free."""
-        self._queue.push(transfer)
+    def send(self, transfer: AnyTransfer) -> None:
+        """Queue a transfer and start it if the link is free.
+
+        Raises:
+            RuntimeError: if it is not of an adapter from the host, which is all that this engine moves.
+        """
+        self._queue.push(_adapter(transfer))
         self._poll(may_compact=True)
 
     def promote(self, slot: AdapterSlot) -> None:
         """Treat a queued prefetch as demand from now on."""
         self._queue.promote(slot)
+
+    def left_ticks(self, slot: AdapterSlot, now: int) -> None:
+        """Return None: nobody can know when a real copy will be complete."""
+        del slot, now
 
     def landed(self, until: int) -> Iterator[Landed]:
         """Yield transfers that were seen to be complete by then."""
@@ -154,7 +163,7 @@ class TorchDevice:
             self._start(may_compact=may_compact)
 
     def _start(self, *, may_compact: bool) -> None:
-        transfer = self._queue.pop() if self._blocked is None else self._blocked
+        transfer = _adapter(self._queue.pop()) if self._blocked is None else self._blocked
         adapters = self.worker.adapters
         self._blocked = None
         if not adapters.try_place(transfer.slot):
@@ -167,6 +176,13 @@ class TorchDevice:
         with self._copies.recorded():
             adapters.copy_in(transfer.slot)
         self._under_way = transfer
+
+
+def _adapter(transfer: AnyTransfer) -> AdapterTransfer:
+    if not isinstance(transfer, AdapterTransfer) or transfer.channel != "link":
+        msg = f"the torch engine moves adapters from the host alone, got {type(transfer).__name__}"
+        raise RuntimeError(msg)
+    return transfer
 
 
 def _nap(left_ns: int) -> None:

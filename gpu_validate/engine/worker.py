@@ -19,7 +19,7 @@ from gpu_validate.lora.plan import LoraPlan
 from policies.base import IntArray
 from sim.core import Core
 from sim.job import Job
-from sim.steps import Prefill, Step
+from sim.steps import Mixed, Prefill, Step
 
 SCRATCH_SEAT = 0
 COLUMNS = 4  # integers of a request in a decode step, besides its block table
@@ -100,11 +100,18 @@ class Worker:
         self._planned: tuple[Key, LoraPlan | None] | None = None
 
     def run(self, step: Step, core: Core) -> None:
-        """Issue a step; on a GPU it is not complete when this returns."""
+        """Issue a step; on a GPU it is not complete when this returns.
+
+        Raises:
+            RuntimeError: if it is a kind that this engine does not know.
+        """
         self.release(core)
         if isinstance(step, Prefill):
             self.prefill(step.jobs)
             return
+        if isinstance(step, Mixed):
+            msg = "the torch engine has no iterations that prefill and decode"
+            raise RuntimeError(msg)
         batch = list(core.running)
         for _ in range(step.steps):
             self.decode(batch)

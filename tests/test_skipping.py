@@ -1,0 +1,155 @@
+"""vLLM's and SGLang's schedulers: who is skipped, what is copied in the background, which adapter drains."""
+
+from __future__ import annotations
+
+import pytest
+
+from policies.scheduling import HeadOfLine
+from policies.skipping import SGLang, SkipAdapters
+from tests.fake_batch import FakeBatch, adapter, again, request
+
+A, B, C = adapter("a"), adapter("b"), adapter("c")
+
+
+def test_a_request_beyond_the_adapter_limit_lets_the_next_one_pass() -> None:
+    batch = FakeBatch(SkipAdapters(), adapters=1)
+    batch.arrive(request(0, A), request(1, B), request(2, A), request(3, None))
+    assert batch.admitted() == [0, 2, 3]
+
+
+def test_any_other_refusal_ends_the_scan() -> None:
+    batch = FakeBatch(SkipAdapters(), tokens=25)
+    batch.arrive(request(0, A), request(1, B, prompt=20), request(2, A, prompt=1))
+    assert batch.fill() == [("add", 0), ("refuse", 1)]
+
+
+def test_requests_go_by_arrival_across_adapters() -> None:
+    batch = FakeBatch(SkipAdapters())
+    batch.arrive(request(0, A), request(1, B), request(2, A), request(3, B))
+    assert batch.admitted() == [0, 1, 2, 3]
+
+
+def test_a_skipped_adapter_has_its_turn_once_the_other_has_gone() -> None:
+    batch = FakeBatch(SkipAdapters(), adapters=1, resident=[A, B])
+    batch.arrive(first := request(0, A), request(1, B))
+    batch.fill()
+    batch.prefill()
+    batch.finish(first)
+    assert batch.admitted() == [1]
+
+
+def test_a_stopped_request_goes_before_those_that_have_not_run() -> None:
+    batch = FakeBatch(SkipAdapters(), resident=[A, B], requests=2)
+    batch.arrive(request(0, A), stopped := request(1, B), request(2, A))
+    batch.fill()
+    batch.prefill()
+    batch.stop(stopped)
+    assert batch.admitted() == [1]
+
+
+def test_a_round_held_twice_admits_nobody_more() -> None:
+    batch = FakeBatch(SkipAdapters(), adapters=1)
+    batch.arrive(request(0, A), request(1, B), request(2, A))
+    assert again(batch) == []
+
+
+def test_with_background_loads_a_request_waits_for_its_copy_and_others_pass() -> None:
+    batch = FakeBatch(SGLang(resident_only=True), resident=[B])
+    batch.arrive(request(0, A), request(1, B))
+    assert batch.fill() == [("fetch", "a"), ("add", 1)]
+    batch.land(A)
+    assert batch.admitted() == [0]
+
+
+def test_one_copy_is_under_way_at_a_time() -> None:
+    batch = FakeBatch(SGLang(resident_only=True))
+    batch.arrive(request(0, A), request(1, B), request(2, A))
+    assert batch.fill() == [("fetch", "a")]
+    assert batch.fill() == []
+    batch.land(A)
+    assert batch.fill() == [("add", 0), ("fetch", "b"), ("add", 2)]
+
+
+def test_no_copy_starts_without_a_free_slot() -> None:
+    batch = FakeBatch(SGLang(resident_only=True), adapters=1, resident=[A])
+    batch.arrive(request(0, A), request(1, B))
+    assert batch.fill() == [("add", 0)]
+
+
+def test_without_background_loads_the_batch_waits_for_the_load() -> None:
+    batch = FakeBatch(SGLang())
+    batch.arrive(request(0, A))
+    assert batch.fill() == [("add", 0)]
+
+
+def draining(*, predicted: int) -> FakeBatch:
+    """Return an engine with two slots in use, the tenth token of A's and of B's request decoded, and C starving."""
+    batch = FakeBatch(SGLang(drain_wait_s=2.0), adapters=2, resident=[A, B, C])
+    batch.arrive(request(0, A, predicted=100), request(1, B, predicted=30))
+    batch.fill()
+    batch.prefill()
+    batch.decode(9)
+    batch.arrive(request(2, C, at_s=1.0), request(3, B, at_s=1.5, predicted=predicted))
+    return batch
+
+
+def test_the_adapter_that_ends_first_drains_for_one_that_starves() -> None:
+    batch = draining(predicted=25)
+    assert batch.wake() == 3.0
+    assert batch.admitted(3.0) == []
+
+
+def test_a_draining_adapter_admits_what_is_little_longer_than_its_rest() -> None:
+    batch = draining(predicted=24)
+    batch.wake()
+    assert batch.admitted(3.0) == [3]
+
+
+def test_nothing_drains_before_somebody_starves() -> None:
+    assert draining(predicted=25).admitted(2.9) == [3]
+
+
+def test_an_adapter_with_a_longer_rest_does_not_drain() -> None:
+    batch = draining(predicted=25)
+    batch.arrive(request(4, A, at_s=1.6, predicted=1000))
+    batch.wake()
+    assert batch.admitted(3.0) == [4]
+
+
+def test_the_scan_is_due_again_when_a_refused_request_becomes_too_long_for_its_draining_adapter() -> None:
+    batch = draining(predicted=12)
+    batch.tokens = 20
+    batch.wake()
+    assert batch.fill(3.0)[-1] == ("refuse", 3)
+    assert batch.scheduler.wakes_at_step() == 9 + 10
+    batch.tokens = 30
+    batch.decode(11)
+    assert batch.admitted(3.0) == []
+
+
+def test_the_slot_goes_to_the_one_that_starved() -> None:
+    batch = draining(predicted=25)
+    batch.wake()
+    batch.fill(3.0)
+    batch.finish(batch.running[1])
+    assert batch.admitted(3.1) == [2]
+
+
+def test_a_drain_without_a_wait_is_refused() -> None:
+    with pytest.raises(ValueError, match="drain_wait_s must be above 0"):
+        SGLang(drain_wait_s=0.0)
+
+
+def test_only_the_head_of_the_line_starts_a_load_and_nobody_passes_it() -> None:
+    batch = FakeBatch(HeadOfLine(), resident=[B])
+    batch.arrive(request(0, B), request(1, A), request(2, B))
+    assert batch.fill() == [("add", 0), ("add", 1)]
+    assert batch.fill() == []
+
+
+def test_the_line_moves_on_once_the_load_is_complete() -> None:
+    batch = FakeBatch(HeadOfLine())
+    batch.arrive(request(0, A), request(1, B), request(2, A))
+    assert batch.admitted() == [0]
+    batch.land(A)
+    assert batch.admitted() == [1]
