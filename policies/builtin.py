@@ -40,6 +40,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "sieve": "policies.eviction_queues:Sieve",
         "w-tinylfu": "policies.eviction_tinylfu:WTinyLFU",
         "belady": "policies.eviction_bounds:Belady",
+        "adaptive": "policies.adaptive:Adaptive",
     },
     "prefetch": {
         "none": "policies.prefetch:NoPrefetch",
@@ -51,6 +52,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "histogram": "policies.prefetch_histogram:Histogram",
         "markov": "policies.prefetch_order:Markov",
         "oracle": "policies.prefetch_order:Oracle",
+        "adaptive": "policies.prefetch_adaptive:AdaptivePrefetch",
     },
     "predictor": {
         "oracle": "policies.prediction:Oracle",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sim.core import Core
 
 _request = attrgetter("request")
+SHORTAGES = (Refusal.KV, Refusal.ADAPTER)
 
 
 class Waiting:
@@ -81,6 +82,8 @@ class Round:
         """
         job = self._waiting(request)
         self.refusal = self._refusal(job)
+        if self.refusal in SHORTAGES and not self._core.live:
+            self._make_kept_leave(job)
         if self.refusal is not None:
             return False
         if job.needs_prefill:
@@ -112,7 +115,7 @@ class Round:
         kv_bytes = self._kv_bytes(job) - core.kv.bytes_of(core.held_tokens(held))
         if not memory.can_make_room(kv_bytes, absent - freed_bytes, keep=job.slot):
             return False
-        peak, limit = core.peak.without(held), memory.kv_cap_tokens(new_bytes - freed_bytes)
+        peak, limit = core.peak.without(held), memory.kv_cap_tokens(new_bytes - freed_bytes) - self._kept_tokens(job)
         if self._fits(peak, job, limit):
             return True
         self._may_fit_later(peak, job, limit)
@@ -172,6 +175,15 @@ class Round:
         fits = (peak.first_fit(job, step, limit) for peak, job, limit in self._refused)
         return min((fit for fit in fits if fit is not None), default=None)
 
+    def _make_kept_leave(self, job: Job) -> None:
+        # Nothing runs, so nothing would ever free what waiting requests keep on the GPU.
+        core = self._core
+        for kept in reversed([one for one in core.kept.values() if one is not job]):
+            core.stops.put_off(kept, self._now)
+            self.refusal = self._refusal(job)
+            if self.refusal not in SHORTAGES:
+                return
+
     def _waiting(self, request: Request) -> Job:
         job = self._core.waiting.get(request.id)
         if job is None or job.is_admitted:
@@ -202,7 +214,7 @@ class Round:
     def _memory_refusal(self, job: Job) -> Refusal | None:
         core, memory = self._core, self._core.memory
         new = self._new_bytes(job)
-        limit = memory.kv_cap_tokens(new)
+        limit = memory.kv_cap_tokens(new) - self._kept_tokens(job)
         if not self._fits(core.peak, job, limit):
             return self._peak_refusal(job, limit)
         kv_bytes = self._kv_bytes(job)
@@ -214,6 +226,14 @@ class Round:
         if not memory.can_make_room(kv_bytes + self._growth_bytes(job), absent, keep=job.slot):
             return Refusal.ADAPTER
         return None
+
+    def _kept_tokens(self, job: Job) -> int:
+        """Return the KV tokens that other waiting requests keep on the GPU."""
+        core = self._core
+        if not core.kept:
+            return 0
+        own = core.kv.bytes_of(job.base_tokens) if job.kv == "gpu" else 0
+        return (core.stops.kept_bytes - own) // core.memory.token_bytes
 
     def _kv_bytes(self, job: Job) -> int:
         return 0 if job.kv == "gpu" else self._core.kv.bytes_of(job.base_tokens)
@@ -230,7 +250,7 @@ class Round:
     def _peak_refusal(self, job: Job, limit: int) -> Refusal:
         # Either answer can turn while the batch decodes, so the round remembers the limit at which this one would.
         core = self._core
-        loose = core.memory.kv_cap_tokens(0)
+        loose = core.memory.kv_cap_tokens(0) - self._kept_tokens(job)
         fits_without_adapter = loose > limit and self._fits(core.peak, job, loose)
         self._may_fit_later(core.peak, job, limit if fits_without_adapter else loose)
         return Refusal.ADAPTER if fits_without_adapter else Refusal.KV

@@ -77,9 +77,9 @@ class Core:
         self.merged: AdapterSlot | None = None  # in the base model's weights
         self.step = 0  # decode steps done so far
         self.extra_ticks = 0  # that the next step lasts longer: KV that leaves, adapters that are merged
+        self.link = link
         self._scheduler = scheduler
         self._prefetch = prefetch
-        self.link = link
         self._view = Waiting(self.waiting)
         self.clock = AdmissionClock(options.admit_every_steps, asks_always=options.asks_every_step)
         self._counts_steps = type(scheduler).wakes_at_step is not Scheduler.wakes_at_step
@@ -194,8 +194,8 @@ class Core:
 
     def turn_away(self, job: Job, reason: str) -> None:
         """Reject a waiting request that the scheduler gave up; its place in `waiting` ends with the round."""
-        job.is_admitted = True
         self.stops.forget(job)
+        job.is_admitted = True  # nobody may offer it again in this round
         if job.slot is not None:
             self.adapters.unqueued(job.slot)
         self.ledger.rejected(job, reason)

@@ -16,6 +16,7 @@ def check_requests(core: Core) -> None:
     counted = {
         "KV bytes": sum(map(core.kv.bytes_of, held)),
         "KV bytes on the host": sum(map(core.kv.bytes_of, swapped)),
+        "KV bytes kept": sum(core.kv.bytes_of(job.base_tokens) for job in core.kept.values()),
         "growing requests": core.kv.requests,
         "admitted requests": len(core.running) + len(core.joining),
         "adapter users": sum(slot.users for slot in slots),
@@ -27,6 +28,7 @@ def check_requests(core: Core) -> None:
     booked = {
         "KV bytes": core.memory.kv_bytes,
         "KV bytes on the host": core.stops.swapped_bytes,
+        "KV bytes kept": core.stops.kept_bytes,
         "growing requests": len(core.running),
         "admitted requests": len(core.live),
         "adapter users": sum(job.slot is not None for job in core.live.values()) + (core.merged is not None),

@@ -168,7 +168,7 @@ class Seats:
             raise RuntimeError(msg)
         core.memory.kv_bytes += kv_bytes
         if job.kv == "gpu":
-            del core.kept[job.request.id]
+            core.stops.unkeep(job)
         elif job.kv == "host":
             job.kv_lands = True
             channel: Channel = "shared" if core.options.fair_link else "link"

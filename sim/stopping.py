@@ -19,6 +19,7 @@ class Stops:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.swapped_bytes = 0  # KV on the host
+        self.kept_bytes = 0  # KV of waiting requests on the GPU
 
     def squash(self, job: Job) -> None:
         """Stop a running request and drop its KV and its tokens: its work is repeated later."""
@@ -33,19 +34,17 @@ class Stops:
         generated = job.generated + core.step - job.start_step
         self._stop(job)
         size = core.kv.bytes_of(held)
+        job.request.generated_tokens = generated
         if how == "keep":
             core.memory.kv_bytes += size
             core.kept[job.request.id] = job
+            self.kept_bytes += size
             job.restart(base_tokens=held, generated=generated, kv="gpu")
         elif how == "swap" and self.swapped_bytes + size <= core.options.swap_bytes:
-            self.swapped_bytes += size
-            ticks = core.costs.swap(size)
-            core.extra_ticks += ticks
-            core.ledger.swapped_out(job, now, ticks, size)
+            self._swap_out(job, size, now)
             job.restart(base_tokens=held, generated=generated, kv="host")
         else:
             job.restart(base_tokens=job.prompt_tokens + generated, generated=generated, kv="none")
-        job.request.generated_tokens = generated
 
     def make_way(self, now: int) -> bool:
         """Stop requests, last admitted first, until the batch can grow by a token; return whether any had to stop."""
@@ -61,14 +60,29 @@ class Stops:
 
     def forget(self, job: Job) -> None:
         """Drop the KV of a request that waits."""
+        if job.kv == "gpu":
+            self._core.memory.kv_bytes -= self.unkeep(job)
+        elif job.kv == "host":
+            self.swapped_bytes -= self._core.kv.bytes_of(job.base_tokens)
+        self._recompute(job)
+
+    def put_off(self, job: Job, now: int) -> None:
+        """Let the KV of a waiting request leave the GPU, as when memory runs out."""
         core = self._core
         size = core.kv.bytes_of(job.base_tokens)
-        if job.kv == "gpu":
-            core.memory.kv_bytes -= size
-            del core.kept[job.request.id]
-        elif job.kv == "host":
-            self.swapped_bytes -= size
-        self._recompute(job)
+        if core.options.shortage == "swap" and self.swapped_bytes + size <= core.options.swap_bytes:
+            core.memory.kv_bytes -= self.unkeep(job)
+            self._swap_out(job, size, now)
+            job.kv = "host"
+        else:
+            self.forget(job)
+
+    def unkeep(self, job: Job) -> int:
+        """Take a request out of those whose KV is kept, and return the bytes."""
+        size = self._core.kv.bytes_of(job.base_tokens)
+        del self._core.kept[job.request.id]
+        self.kept_bytes -= size
+        return size
 
     def _victims(self) -> Iterator[Job]:
         # Those that hold memory without running go first, then the last admitted; the last one runs to its end.
@@ -82,7 +96,7 @@ class Stops:
         if job in core.running:
             self.preempt(job, core.options.shortage, now)
         elif job.request.id in core.kept:
-            self.forget(job)
+            self.put_off(job, now)
             return
         else:
             self._turn_back(job)
@@ -98,6 +112,13 @@ class Stops:
         core.ledger.turned_back(job)
         job.preemptions += 1
         self._recompute(job)
+
+    def _swap_out(self, job: Job, size: int, now: int) -> None:
+        core = self._core
+        ticks = core.costs.swap(size)
+        self.swapped_bytes += size
+        core.extra_ticks += ticks
+        core.ledger.swapped_out(job, now, ticks, size)
 
     def _recompute(self, job: Job) -> None:
         job.restart(base_tokens=job.prompt_tokens + job.generated, generated=job.generated, kv="none")

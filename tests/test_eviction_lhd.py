@@ -53,7 +53,7 @@ def test_a_class_of_which_nothing_is_known_keeps_its_start_values() -> None:
 
 
 def test_earlier_evictions_fade() -> None:
-    log = "a +a b -a c +c c d"  # an eviction at age 1 in an earlier period, a hit at age 1 in the last
+    log = "a +a -a b c +c c"  # an eviction in an earlier period, a hit in the last
     kept, faded = play(LHD(renew_uses=2, fade=1.0), log), play(LHD(renew_uses=2, fade=0.1), log)
     assert kept.score(A, 0.0) < faded.score(A, 0.0)
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
+from policies.adaptive import Adaptive
 from policies.base import Cache, Prefetch, Scheduler
 from policies.builtin import BUILTIN
 from policies.eviction import FIFO, GDSF, LFU, LRU, ChameleonScore, DropAfterUse, FairShare
@@ -25,6 +26,7 @@ from policies.eviction_tinylfu import WTinyLFU
 from policies.lanes import LaneScheduler
 from policies.multi_queue import MultiQueue, StaticLanes
 from policies.prefetch import NoPrefetch, Queued, SLoRAPrefetch
+from policies.prefetch_adaptive import AdaptivePrefetch
 from policies.prefetch_histogram import Histogram
 from policies.prefetch_order import Markov, Oracle
 from policies.prefetch_rates import PLoRA, Rate, UseWithin
@@ -120,6 +122,7 @@ CACHES: dict[str, Callable[[Draw], Callable[[], Cache]]] = {
         WTinyLFU, window_share=one_of(draw, 0.01, 0.5), halving_uses=one_of(draw, 1.0, 10.0)
     ),
     "belady": lambda draw: partial(Belady, by=one_of(draw, "count", "bytes", "cost")),
+    "adaptive": lambda draw: Adaptive,
 }
 PREFETCHES: dict[str, Callable[[Draw], Callable[[], Prefetch]]] = {
     "none": lambda draw: NoPrefetch,
@@ -153,6 +156,7 @@ PREFETCHES: dict[str, Callable[[Draw], Callable[[], Prefetch]]] = {
         memory=one_of(draw, 2, 1000),
     ),
     "oracle": lambda draw: partial(Oracle, lookahead=one_of(draw, 1, 3, 20)),
+    "adaptive": lambda draw: AdaptivePrefetch,
 }
 
 
@@ -326,7 +330,7 @@ def both(world: World) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_one_step_at_a_time_gives_the_same_in_random_worlds(scheduler: str, data: st.DataObject) -> None:
     fast, slow = both(data.draw(st.one_of(worlds(scheduler), crowded_worlds(scheduler))))
@@ -334,7 +338,7 @@ def test_one_step_at_a_time_gives_the_same_in_random_worlds(scheduler: str, data
         assert fast[what] == slow[what], what
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_real_time_driver_with_modelled_time_gives_the_same_in_random_worlds(data: st.DataObject) -> None:
     scheduler = data.draw(st.sampled_from(sorted(SCHEDULERS)))

@@ -30,7 +30,7 @@ from sim.build import Deployment, deploy, jobs  # noqa: E402
 from sim.config import load_config  # noqa: E402
 from sim.engine import Replica, simulate  # noqa: E402
 from sim.job import AdapterSlot, Job  # noqa: E402
-from sim.link import AdapterTransfer  # noqa: E402
+from sim.link import AdapterTransfer, Link  # noqa: E402
 from sim.records import NEVER, Records  # noqa: E402
 from sim.steps import Prefill  # noqa: E402
 from sim.ticks import TICKS_PER_S, to_ticks  # noqa: E402
@@ -174,7 +174,8 @@ def test_a_transfer_of_anything_but_an_adapter_is_told(link: tuple[TorchDevice, 
     device, _, slots = link
     with pytest.raises(RuntimeError, match="moves adapters from the host alone"):
         device.send(AdapterTransfer(slots[0], 1, 0, is_demand=True, channel="disk"))
-    assert device.left_ticks(slots[0], 0) is None
+    as_link: Link = device
+    assert as_link.left_ticks(slots[0], 0) is None
 
 
 def test_an_arena_of_slots_has_room_for_all_of_them_and_no_more() -> None:

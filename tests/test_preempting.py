@@ -120,6 +120,15 @@ def test_an_aborted_request_is_rejected_with_the_schedulers_reason() -> None:
     assert core.is_empty
 
 
+def test_an_aborted_request_cannot_be_offered_again() -> None:
+    def fill(batch: Batch, waiting: list[Request], now: float) -> None:
+        batch.abort(waiting[0], "no")
+        batch.try_add(waiting[0])
+
+    with pytest.raises(RuntimeError, match="which does not wait"):
+        play(world([(0, 10, 5, None)], scheduler=scheduler_of(fill)))
+
+
 def scheduler_of(fill: Callable[[Batch, list[Request], float], None]) -> type[Scheduler]:
     class Given(Scheduler):
         name = "given"

@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.base import Adapter, Refusal, Request
+from policies.base import Request, Scheduler
 from policies.scheduling import FCFS, SJF
+from tests.fake_batch import FakeBatch, facts
 
 
-class TokenBatch:
+class TokenBatch(FakeBatch):
     """A batch with room for so many prompt tokens; what it admits leaves `waiting`."""
 
     def __init__(self, waiting: list[Request], left_tokens: int) -> None:
+        super().__init__(Scheduler(), tokens=left_tokens)
         self.waiting = waiting
-        self.left_tokens = left_tokens
-        self.tried: list[int] = []
-        self.refusal: Refusal | None = None
-        self.running: Sequence[Request] = ()
 
-    def try_add(self, request: Request) -> bool:
-        assert request in self.waiting
-        self.tried.append(request.id)
-        if request.prompt_tokens > self.left_tokens:
-            self.refusal = Refusal.KV
-            return False
-        self.refusal = None
-        self.left_tokens -= request.prompt_tokens
-        self.waiting = [other for other in self.waiting if other is not request]
-        return True
-
-    def is_resident(self, adapter: Adapter | None) -> bool:
-        raise NotImplementedError
-
-    def wait_s(self, request: Request) -> float:
-        raise NotImplementedError
-
-    def execution_s(self, request: Request) -> float:
-        raise NotImplementedError
-
-    def can_squash_for(self, victim: Request, request: Request) -> bool:
-        raise NotImplementedError
-
-    def squash(self, victim: Request) -> None:
-        raise NotImplementedError
+    @property
+    def tried(self) -> list[int]:
+        return [number for _, number in self.calls]
 
 
 def request(number: int, *, arrival_s: float = 0.0, prompt: int = 10, predicted: int = 10) -> Request:
@@ -138,6 +112,18 @@ def test_a_stopped_request_is_ranked_again_by_its_first_arrival() -> None:
     assert fill(scheduler, waiting, room=100, now=10.5) == [0, 1]
 
 
+def test_an_age_may_be_counted_in_a_request_s_own_execution_times() -> None:
+    scheduler = SJF(ageing_s=100.0, ageing_factor=10.0)
+    scheduler.start(facts(prefill_s=lambda tokens, rank: 0.02 * tokens, decode_s=lambda batch: 0.1))
+    waiting = [request(0, predicted=9), request(1, predicted=1)]  # 0 takes 0.2 + 8 * 0.1 s
+    for one in waiting:
+        scheduler.arrived(one, 0.0)
+    assert scheduler.wakes_at_s() == pytest.approx(10.0)
+    assert fill(scheduler, waiting, room=10, now=9.9) == [1, 0]
+    scheduler.arrived(waiting[1], 9.9)
+    assert fill(scheduler, waiting, room=10, now=10.1) == [0, 1]
+
+
 def test_a_negative_age_is_refused() -> None:
     with pytest.raises(ValueError, match="ageing_s must be at least 0"):
         SJF(ageing_s=-1.0)
@@ -166,6 +152,6 @@ def test_a_full_batch_is_refused_the_same_way_twice(
     batch = TokenBatch(waiting, room)
     scheduler.fill(batch, waiting, 60.0)
     refused = batch.tried[-1:] if batch.waiting else []
-    batch.tried.clear()
+    batch.calls.clear()
     scheduler.fill(batch, batch.waiting, 60.0)
     assert batch.tried == refused

@@ -1,0 +1,234 @@
+"""The page that `chameleon systems table` writes: Markdown from configurations and rows, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sim.cli.tables import interval_text
+from sim.config import RunConfig
+from sim.field import SESSIONS, Block, Line, alike
+from sim.slots import MEASURED, SEEDS, SPAN_S, Numbers, over_seeds
+from sim.statistics import Interval
+from sim.workload import PRESETS
+
+Cells = Sequence[str]
+
+HEAD = """\
+# Systems, side by side
+
+Every system in `sim/data/systems/` is one YAML file: an engine's options, its costs, and a policy for each seam.
+`chameleon systems list` names them, `chameleon systems show NAME` prints one with everything written out. This page
+is written by `chameleon systems table --out docs/systems.md`; change the systems, not the page.
+
+All serve the same requests: workload `paper` ({adapters} adapters of ranks {ranks}, lengths divided by {scale:g},
+Poisson arrivals), {requests} requests a run, {seeds} with the same draws for every system. One A40 (simulated),
+Llama-7B, and 27 GB set aside, so that 7.5 GB are left for KV and adapters together ({many}).
+
+## How to read it
+
+* **Times are simulated.** The A40's rates are fitted or derived; S-LoRA's engine is fitted to published first
+  tokens on this card. **All other engines' software costs are priors here:** vLLM's were found on an H100, those
+  marked "unmeasured" in the files are vLLM's or S-LoRA's put in their place, and some have none at all
+  (`docs/costs.md`). So compare rows of one engine first: what `slora-*`, `chameleon-*`, `vllm-*` or `sglang-*` do
+  among themselves is due to their rules alone.
+* **Rows differ in more than the policy.** The next table says in what: how prompts run beside decodes, how memory
+  is promised, where adapters live, how they are loaded, which kernel is charged.
+* **Eight slots for {adapters} adapters is a hard case** for the systems that have slots (vLLM's own default is
+  one). They are bound by slots, not by GPU time; with more slots they look better, until slots eat the KV.
+* **A P99 stands beside its n**: completed requests over all seeds. Intervals are t intervals over seeds, 95 %; they
+  say nothing about a wrong cost.
+* **Queue** is the verdict on each run. Where it is not `stable`, the percentiles measure the length of the run:
+  with twice the requests they would be about twice as long.
+* **Hits**: share of requests that found their adapter on the GPU when they were admitted. A scheduler that waits
+  for loads before it admits gets hits by definition. **GB**: bytes of adapters sent over the link, all runs' mean;
+  an engine that copies each byte twice (S-LoRA) is counted once.
+* Requests that a system turns away (`slora-abort`) are in nobody's percentile; n is then smaller than what was
+  offered.
+"""
+
+SESSION_TEXT = """\
+**Sessions with drift** are `workload.locality` at its defaults: {mean:g} requests a session (geometric), each with
+the adapter of the one before with probability {repeat:g}; gaps inside a session lognormal, median {gap:g} s at
+{base:g} requests/s, scaled to the load ({scaled:.2f} s at 9); every {epoch:.0f} requests {share:.0%} of the
+adapters swap popularity. Otherwise every request draws its own.
+
+**A KV pool of 6000 tokens** is the released S-LoRA's default, 3.1 GB. Engines whose adapters live in the pool have
+to fit them in there too; the others keep what they have beside it. There memory is short, and rules that only order
+a queue differ.
+"""
+
+CLIFF = """\
+## The slots cliff, against a real server
+
+vLLM V1 (0.8) with LoRA on an H100, Llama-3.1-8B, 64 adapters of rank 16 (22 at 0.1, 21 at 0.05, 21 at 0.025
+requests/s each), mean 222 tokens in and 198 out, {span:.0f} s, measured by
+FerranAgulloLopez/GPULLMAdapterOptimization (Apache-2.0), one run each; beside it the packaged `vllm` on the H100
+profile, {runs} seeds, mean [95 % interval], n = about {n:,} requests per percentile.
+"""
+
+CLIFF_NOTES = """\
+Nothing was tuned to these rows. Rates and means are the measured run's; lengths are drawn lognormal with a
+coefficient of variation of 1, which is ours. Step costs, host time and the 6.4 ms of an activation come from the
+same source's *microbenchmarks* (one request, or none with an adapter), the 263 ms of an adapter's first read from
+disk too.
+
+* **The knee is where it was measured**: 64 and 32 slots are alike, 16 slots lift the tail, 8 cannot keep up.
+* **Falls short:** with enough slots the measured P99 is about three times ours. We know of no rule that does it:
+  the rare stalls of a real server (its API process, garbage collection, prompts longer than our lognormal's) are
+  not modelled.
+* **Falls short:** P50 and time per token are 10 to 25 % low, as the host time was found with one request in flight
+  and does not grow with the batch here. Faster steps free slots sooner, and so 8 and 16 slots come out milder than
+  measured, by more than the time per token: near and beyond the knee a waiting time is many small errors,
+  multiplied.
+"""
+
+TAIL = """\
+## What is not here
+
+aLoRA and prefix caches (no prefix reuse is modelled), InfiniLoRA's separate LoRA servers, FastLibra's KV half,
+migration between replicas (Punica, dLoRA), and LoRAServe's remote fetches. Each file's `source` says what it
+follows, and what is from memory.
+"""
+
+
+def page(
+    configs: Mapping[str, RunConfig],
+    blocks: Sequence[Block],
+    cliff: Mapping[int, Sequence[Numbers]] | None,
+    requests: int,
+    reps: int,
+) -> str:
+    """Return the page.
+
+    Args:
+        configs: every system, by name.
+        blocks: the rows.
+        cliff: simulated numbers of each seed, by slots; None leaves that section out.
+        requests: of each run.
+        reps: seeds.
+    """
+    parts = [_head(configs, requests, reps), _differences(configs), _sessions()]
+    parts += [_block(block) for block in blocks]
+    parts += [] if cliff is None else [_cliff(cliff)]
+    return "\n".join([*parts, TAIL])
+
+
+def _head(configs: Mapping[str, RunConfig], requests: int, reps: int) -> str:
+    workload = PRESETS["paper"]
+    many = [f"`{name}` has {config.replicas} such GPUs" for name, config in configs.items() if config.replicas > 1]
+    return HEAD.format(
+        adapters=workload.adapters,
+        ranks=", ".join(map(str, workload.ranks)),
+        scale=workload.scale,
+        requests=requests,
+        seeds="one seed" if reps == 1 else f"{reps} seeds",
+        many="; ".join(many) or "all systems have one GPU",
+    )
+
+
+def _sessions() -> str:
+    return "## Latency, hits and traffic\n\n" + SESSION_TEXT.format(
+        mean=SESSIONS.session_requests_mean,
+        repeat=SESSIONS.repeat_probability,
+        gap=SESSIONS.session_gap_median_s,
+        base=SESSIONS.at_rate_per_s,
+        scaled=SESSIONS.session_gap_median_s * SESSIONS.at_rate_per_s / 9,
+        epoch=SESSIONS.epoch_s * SESSIONS.at_rate_per_s,
+        share=SESSIONS.drift_share,
+    )
+
+
+def _markdown(header: Cells, rows: Sequence[Cells]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _differences(configs: Mapping[str, RunConfig]) -> str:
+    header = [
+        "system",
+        "prefill",
+        "promises",
+        "adapters in",
+        "loads",
+        "kernel",
+        "scheduler",
+        "cache",
+        "prefetch",
+        "GPUs",
+    ]
+    return "## What differs\n\n" + _markdown(header, [_difference(*item) for item in configs.items()])
+
+
+def _difference(name: str, config: RunConfig) -> list[str]:
+    adapters, steps = config.adapters, config.admission.every_steps
+    place = f"{adapters.slots} slots" if adapters.memory == "slots" else adapters.memory
+    gpus = "1" if config.replicas == 1 else f"{config.replicas}, {config.router['kind']}"
+    return [
+        f"`{name}`",
+        config.prefill,
+        config.admission.reserve + (f", every {steps} steps" if steps > 1 else ""),
+        place,
+        config.loading.mode,
+        config.costs.kernel,
+        _policy(config.scheduler),
+        _policy(config.cache),
+        _policy(config.prefetch),
+        gpus,
+    ]
+
+
+def _policy(spec: Mapping[str, Any]) -> str:
+    parameters = [f"{key} {value}" for key, value in spec.items() if key != "kind"]
+    return str(spec["kind"]) + (f" ({', '.join(parameters)})" if parameters else "")
+
+
+def _block(block: Block) -> str:
+    header = ["system", "P50 TTFT, ms", "P99 TTFT, ms", "n", "hits, %", "GB", "queue"]
+    title = f"### {block.rate_per_s:g} requests/s, {block.setting.title}\n\n"
+    return title + _markdown(header, [_row(line) for line in block.lines]) + "".join(_alike(block))
+
+
+def _row(line: Line) -> list[str]:
+    row = line.row
+    count = f"{row.completed}" if row.completed == row.offered else f"{row.completed} of {row.offered}"
+    return [
+        f"`{row.system}`",
+        interval_text(row.p50_ms),
+        interval_text(row.p99_ms),
+        count,
+        _spread(row.hit_rate, 100),
+        _spread(line.loaded_gb, 1),
+        _queue(row.verdicts),
+    ]
+
+
+def _queue(verdicts: Mapping[str, int]) -> str:
+    return (
+        next(iter(verdicts)) if len(verdicts) == 1 else ", ".join(f"{verdicts[one]} {one}" for one in sorted(verdicts))
+    )
+
+
+def _spread(interval: Interval | None, factor: float) -> str:
+    if interval is None:
+        return "-"
+    estimate = f"{factor * interval.estimate:.1f}"
+    return estimate if interval.high is None else f"{estimate} ± {factor * (interval.high - interval.estimate):.1f}"
+
+
+def _alike(block: Block) -> Iterator[str]:
+    groups = [" = ".join(f"`{name}`" for name in group) for group in alike(block)]
+    if groups:
+        yield f"\nThe same to the last digit, because what tells them apart never came up: {'; '.join(groups)}.\n"
+
+
+def _cliff(cliff: Mapping[int, Sequence[Numbers]]) -> str:
+    numbers = ("P50 TTFT, ms", "P99 TTFT, ms", "mean TTFT, ms", "mean TPOT, ms")
+    header = ["slots", *(f"{one}, {who}" for one in numbers for who in ("measured", "simulated"))]
+    rows = []
+    for slots, measured in MEASURED.items():
+        pairs = zip(measured, over_seeds(cliff[slots]), strict=True)
+        cells = [text for real, ours in pairs for text in (f"{real:.0f}", interval_text(ours))]
+        rows.append([str(slots), *cells])
+    intro = CLIFF.format(span=SPAN_S, runs=len(SEEDS), n=13_600)
+    return "\n".join([intro, _markdown(header, rows), CLIFF_NOTES])

@@ -1,0 +1,73 @@
+"""Several GPUs that work as one: what multiplies, what does not, and what holds them together."""
+
+from __future__ import annotations
+
+import pytest
+
+import sim
+from sim.costs import CostModel, EngineCosts, LoadingCosts
+from sim.hardware import load_hardware
+from sim.models import load_model
+from sim.parallel import Parallel
+from sim.ticks import to_seconds
+from sim.yamlfile import ConfigError
+
+A40 = load_hardware("a40")
+MIB = 1 << 20
+
+
+def costs(parallel: Parallel, operations: int = 0) -> CostModel:
+    return CostModel(
+        A40,
+        load_model("llama-7b"),
+        EngineCosts(kernel="none"),
+        loading=LoadingCosts(ops_per_adapter=operations),
+        parallel=parallel,
+    )
+
+
+def test_one_gpu_is_the_gpu_itself() -> None:
+    assert Parallel().as_one(A40) is A40
+
+
+def test_memory_and_rates_multiply_and_kernel_floors_do_not() -> None:
+    four = Parallel(4).as_one(A40)
+    assert four.memory_bytes == 4 * A40.memory_bytes
+    assert four.dense.flops_per_s == 4 * A40.dense.flops_per_s
+    assert four.attention.kv_bytes_per_s == 4 * A40.attention.kv_bytes_per_s
+    assert four.dense.kernel_floor_s == A40.dense.kernel_floor_s
+
+
+def test_every_gpu_loads_its_slice_over_its_own_link_unless_a_switch_is_shared() -> None:
+    alone, own, shared = (costs(one).load(256 * MIB) for one in (Parallel(), Parallel(4), Parallel(4, 4)))
+    fixed = to_seconds(costs(Parallel()).load(0))
+    assert to_seconds(own) - fixed == pytest.approx((to_seconds(alone) - fixed) / 4)
+    assert shared == alone
+
+
+def test_issuing_copies_takes_every_gpu_as_long_as_one() -> None:
+    assert costs(Parallel(4), 896).load(MIB) == costs(Parallel(), 896).load(MIB)
+
+
+def test_all_reduces_cost_latency_and_what_a_ring_moves() -> None:
+    model = load_model("llama-7b")
+    one = Parallel(2, 1, 10e9, 5e-6)
+    assert one.layer_s(100, model) == pytest.approx(2 * (5e-6 + 100 * 4096 * 2 / 10e9))
+    assert Parallel(1, 1, 10e9, 5e-6).layer_s(100, model) == 0
+
+
+def test_more_gpus_without_all_reduces_never_make_a_prefill_slower() -> None:
+    free = [costs(Parallel(n, 1, 1e15, 0.0)).prefill(1, 2048, 2048**2, 0, 0, 0, 0) for n in (1, 2, 4, 8)]
+    assert free == sorted(free, reverse=True)
+
+
+def test_a_model_that_one_card_cannot_hold_runs_on_four() -> None:
+    with pytest.raises(ConfigError, match="does not fit a40"):
+        sim.run("slora", model="llama-2-70b", requests=5, rate=1)
+    result = sim.run("slora", model="llama-2-70b", requests=5, rate=1, changes="parallel.tensor=4")
+    assert result.summary["requests"]["completed"] == 5
+
+
+def test_a_switch_holds_no_more_gpus_than_the_engine_has() -> None:
+    with pytest.raises(ConfigError, match="gpus_per_switch"):
+        sim.run("slora", requests=5, rate=1, changes=["parallel.tensor=2", "parallel.gpus_per_switch=4"])
