@@ -1,4 +1,4 @@
-"""Prefetching as far as it pays: what the traffic makes likely, while measured accuracy is worth the time of the link."""
+"""Prefetching as far as it pays: what is likely, while the measured accuracy is worth the time of the link."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class AdaptivePrefetch(Foreseeing):
     says, down to what memory could hold. A prefetch saves a load if it is used, with the accuracy that was measured at
     its depth of the ranking. It harms by keeping the link from a load on demand: one that comes during the transfer,
     at the rate of arrivals that the ranking does not cover, waits for half of it. So a slow link, fast arrivals and an
-    unsteady ranking all make it careful. Nothing is to be tuned.
+    unsteady ranking all make it careful. While requests wait, their KV will take what is free now, so that only what
+    fits beside a full KV pool is wanted. Nothing is to be tuned.
     """
 
     name = "adaptive"
@@ -73,15 +74,18 @@ class AdaptivePrefetch(Foreseeing):
         self._books = Books()
         self._load_s: Callable[[Adapter], float] = lambda adapter: 0.0  # noqa: ARG005
         self._memory_bytes = 0
+        self._lasting_bytes = 0  # of it, what KV can never take
         self._last_s = 0.0
         self._gap_s = 0.0
         self._arrivals = 0
         self._wanted: list[Adapter] = []
+        self._lasting: list[Adapter] = []  # of these, what fits into the memory that KV can never take
 
     def start(self, facts: Facts) -> None:
         """Learn who is registered, what a load costs and how much memory there is."""
         self._load_s = facts.load_s
         self._memory_bytes = facts.memory_tokens * facts.kv_token_bytes
+        self._lasting_bytes = self._memory_bytes - facts.kv_tokens * facts.kv_token_bytes
         self._forecast = UseForecast(facts.adapters)
 
     def used(self, adapter: Adapter, now: float) -> None:
@@ -91,8 +95,8 @@ class AdaptivePrefetch(Foreseeing):
         self._books.used(row)
         self._rank(row)
 
-    def _foreseen(self, queued: int) -> Iterable[Adapter]:  # noqa: ARG002 - the queue does not change the forecast
-        return self._wanted
+    def _foreseen(self, queued: int) -> Iterable[Adapter]:
+        return self._lasting if queued else self._wanted
 
     def _time(self, now: float) -> None:
         gap_s, self._last_s = now - self._last_s, now
@@ -112,7 +116,9 @@ class AdaptivePrefetch(Foreseeing):
         self._books.move(inside, row)
         uncovered = 1 - float(chance[inside[-1]].sum())
         pays = inside[-1] & (self._saving(inside) >= self._harm(load_s, uncovered))
-        self._wanted = [adapters[place] for place in order.tolist() if pays[place]]
+        best = [place for place in order.tolist() if pays[place]]
+        self._wanted = [adapters[place] for place in best]
+        self._lasting = [adapters[place] for place in best if reach_bytes[place] <= self._lasting_bytes]
 
     def _saving(self, inside: BoolArray) -> FloatArray:
         """Return the share of a load that a prefetch is expected to save, by the smallest level that holds it."""

@@ -65,7 +65,7 @@ class Row:
     adapter: int | None
     generated: int = 0
     done: int = 0  # tokens of the prompt that chunks have worked off
-    admissions: list[int] = field(default_factory=list)
+    admitted: int | None = None  # the admission that led to the first token
     preemptions: int = 0
     first_token: int | None = None
     finish: int | None = None
@@ -114,7 +114,7 @@ class Reference:
 
     def arrive(self, row: Row) -> None:
         fits_an_iteration = self.rules.prefill == "chunked" or row.prompt <= self.rules.batch_prompt_tokens
-        if fits_an_iteration and self.fits(self.kv_bytes(row.prompt + row.output), {row.adapter}):
+        if fits_an_iteration and self.fits(self.kv_bytes(row.prompt + row.output) + 1, {row.adapter}):
             self.waiting.append(row)
         else:
             self.rejected.append(row.id)
@@ -143,12 +143,15 @@ class Reference:
 
     def admit(self) -> None:
         fresh: list[Row] = []
-        for row in list(self.waiting):
-            refusal = self.refusal(row, fresh)
+        skipped: set[int | None] = set()
+        for row in [*self.waiting]:
+            refusal = "adapters" if row.adapter in skipped else self.refusal(row, fresh)
             if refusal is None:
                 self.take_in(row)
                 fresh.append(row)
-            elif refusal != "adapters" or not self.rules.skips:
+            elif refusal == "adapters" and self.rules.skips:
+                skipped.add(row.adapter)
+            else:
                 return
 
     def refusal(self, row: Row, fresh: list[Row]) -> str | None:
@@ -164,18 +167,18 @@ class Reference:
     def has_prompt_room(self, row: Row, fresh: list[Row]) -> bool:
         rules = self.rules
         if rules.prefill == "chunked":
-            return sum(other.left for other in self.joining) < max(1, rules.step_tokens - len(self.running))
+            return sum(other.left for other in self.joining) < rules.step_tokens - len(self.running)
         return not fresh or sum(other.tokens for other in [*fresh, row]) <= rules.batch_prompt_tokens
 
     def has_memory(self, row: Row, together: set[int | None]) -> bool:
-        kv = sum(self.kv_bytes(self.held_tokens(other) + 1) for other in self.admitted) + self.kv_bytes(row.tokens + 1)
+        kv = self.kv_bytes_of_all(grows=True) + self.kv_bytes(row.tokens + 1)
         spare = self.rules.watermark_bytes if self.admitted else 0
         return self.fits(kv + spare, together | set(self.in_flight()))
 
     def take_in(self, row: Row) -> None:
         self.waiting.remove(row)
         self.joining.append(row)
-        row.admissions.append(self.now)
+        row.admitted = self.now if row.first_token is None else row.admitted
         is_missing = row.adapter is not None and row.adapter not in self.last_used
         self.make_room(self.bytes_of({row.adapter}) if is_missing else 0)
         if row.adapter is not None:

@@ -76,12 +76,30 @@ def test_base_model_requests_are_never_merged() -> None:
 
 def test_who_waits_longest_takes_the_place_of_the_youngest_after_an_unmerge() -> None:
     batch = mixed(requests=2)
-    batch.arrive(request(2, A))
+    batch.arrive(request(2), request(3, A))
     batch.fill()  # merged to A, which has two, and 0 is out
     batch.prefill()
-    batch.arrive(request(3, B))
     batch.finish(batch.running[0])
-    assert batch.fill()[:2] == [("merge", None), ("add", 0)]
+    assert batch.fill() == [("merge", None), ("add", 0), ("refuse", 2), ("preempt", 3), ("add", 2)]
+
+
+def test_the_only_one_that_runs_is_not_taken_out_for_an_older_one() -> None:
+    batch = mixed(requests=2)
+    batch.arrive(request(2), request(3, A))
+    batch.fill()
+    batch.prefill()
+    batch.finish(batch.running[0])
+    batch.requests = 1
+    assert batch.fill() == [("merge", None), ("refuse", 0)]
+
+
+def test_an_adapter_that_was_passed_over_for_long_goes_first_even_with_young_requests() -> None:
+    batch = merged()
+    batch.arrive(request(5, B))
+    batch.fill()
+    assert batch.scheduler.wakes_at_step() is not None
+    batch.decode(30_000)
+    assert batch.admitted() == [0, 5]
 
 
 def test_a_merged_batch_that_cannot_take_its_own_goes_on_with_the_others() -> None:
@@ -92,6 +110,12 @@ def test_a_merged_batch_that_cannot_take_its_own_goes_on_with_the_others() -> No
     batch.tokens = 20
     assert ("add", 0) in batch.fill()
     assert batch.merged is None
+
+
+def test_an_engine_with_nothing_to_do_takes_whoever_fits() -> None:
+    batch = FakeBatch(DLoRA(), requests=2, resident=[B], tokens=20)
+    batch.arrive(request(0, A, prompt=99), request(1, B))
+    assert batch.admitted() == [1]
 
 
 def test_a_round_held_twice_changes_nothing() -> None:

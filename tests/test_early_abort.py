@@ -59,14 +59,24 @@ def test_the_estimate_of_the_rate_moves_once_a_step_and_then_rests() -> None:
 
 
 def test_more_rounds_in_one_step_do_not_move_the_estimate() -> None:
-    one, other = (FakeBatch(EarlyAbort(), requests=0) for _ in range(2))
-    for batch, rounds in ((one, 1), (other, 5)):
-        batch.arrive(*crowd(6))
-        for _ in range(rounds):
-            batch.fill()
+    batch = FakeBatch(EarlyAbort(), requests=0)
+    batch.arrive(*crowd(10))
+    for _ in range(5):
+        batch.fill()
+    assert batch.scheduler.wakes_at_step() == 1
+
+
+def test_who_was_left_over_by_the_last_batch_makes_no_rush() -> None:
+    batch = FakeBatch(EarlyAbort(), requests=5)
+    batch.arrive(*crowd(20))
+    batch.fill()
+    batch.prefill()
+    for _ in range(3):
         batch.decode()
-        batch.requests = 2
-    assert one.fill() == other.fill()
+        batch.fill()
+    for one in batch.running:
+        batch.finish(one)
+    assert batch.admitted()[0] == 0
 
 
 def test_a_round_held_twice_turns_nobody_away_twice() -> None:

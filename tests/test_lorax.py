@@ -114,6 +114,7 @@ def busy() -> FakeBatch:
     """Return an engine with ten running requests and one that waits."""
     batch = FakeBatch(LoRAX())
     batch.arrive(*(request(i) for i in range(10)))
+    batch.decode(5)
     batch.fill()
     batch.prefill()
     batch.arrive(request(10), request(11))
@@ -133,7 +134,7 @@ def test_three_tenths_of_the_batch_are_enough_to_join_it() -> None:
 def test_after_twenty_steps_few_may_join() -> None:
     batch = busy()
     batch.fill()
-    assert batch.scheduler.wakes_at_step() == 20
+    assert batch.scheduler.wakes_at_step() == 25
     batch.decode(20)
     assert batch.admitted() == [10, 11]
 

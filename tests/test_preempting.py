@@ -271,3 +271,27 @@ def test_a_scheduler_that_counts_steps_is_asked_at_the_step_it_named() -> None:
     for slow in (False, True):
         _, records = play(world(rows, scheduler=Every7, asks_every_step=slow))
         assert column(records, "admitted")[:2] == [0, 100 + 7000]
+
+
+def test_an_instant_that_is_declared_while_the_batch_is_filled_cuts_the_decode_run_after_it() -> None:
+    class Later(Scheduler):
+        name = "later"
+        due_s: float | None = None
+        rang = False
+
+        def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+            if batch.running and self.due_s is None:  # a decode run comes next
+                self.due_s = now + 5e-9
+            if not batch.running or self.rang:
+                batch.try_add(next(iter(waiting)))
+
+        def wakes_at_s(self) -> float | None:
+            return None if self.rang else self.due_s
+
+        def woken(self, now: float) -> None:
+            self.rang = True
+
+    rows = [(0, 10, 100, None), (0, 10, 5, None)]
+    for slow in (False, True):
+        _, records = play(world(rows, scheduler=Later, asks_every_step=slow))
+        assert column(records, "admitted") == [0, 100 + 5000]

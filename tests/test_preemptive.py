@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from policies.base import Request
 from policies.feedback import FastServe
 from policies.ranking import LearningToRank
@@ -82,6 +84,20 @@ def test_a_promoted_request_goes_back_to_its_place_after_ten_tokens() -> None:
     assert batch.fill() == [("refuse", 0), ("preempt", 1), ("add", 0)]
 
 
+def test_tokens_from_before_its_promotion_do_not_count() -> None:
+    batch = running(LearningToRank(), request(0, predicted=99), requests=1)
+    batch.decode(19)
+    batch.arrive(request(1, predicted=1))
+    batch.fill()
+    batch.prefill()
+    batch.fill()
+    batch.decode(200)
+    assert batch.admitted() == [0]
+    batch.prefill()
+    batch.decode(9)
+    assert batch.admitted() == []
+
+
 def test_extra_rounds_do_not_make_anybody_starve_sooner() -> None:
     batch = starving()
     for _ in range(300):
@@ -150,8 +166,7 @@ def test_time_without_running_does_not_count() -> None:
 
 
 def test_who_sinks_goes_before_those_that_are_in_the_lane() -> None:
-    batch = fastserve(request(0), requests=1)
-    batch.arrive(request(1, prompt=20))
+    batch = fastserve(request(1, prompt=20), request(0), requests=1)
     assert batch.fill(0.01) == [("refuse", 1)]
 
 
@@ -164,6 +179,7 @@ def test_a_request_that_starves_goes_to_the_front_of_the_first_lane_at_the_next_
     batch.decode(1000)
     assert batch.admitted(3.6) == [1]
     assert late.lane == 0
+    assert batch.scheduler.wakes_at_s() == pytest.approx(3.61)
 
 
 def test_a_round_of_lanes_held_twice_changes_nothing() -> None:

@@ -76,7 +76,7 @@ def worlds(draw: st.DrawFn) -> World:
             "reserve": "on_demand",
             "prefill": prefill,
             "step_tokens": draw(st.sampled_from([8, 32, 64, 10_000])),
-            "prefills_per_step": draw(st.sampled_from([1, 2, 1000])),
+            "prefills_per_step": draw(st.sampled_from([1, 1000] if prefill == "mixed" else [1, 2, 1000])),
             "block_tokens": draw(st.sampled_from([1, 4, 16])),
             "watermark_bytes": draw(st.sampled_from([0, 0, kv // 10])),
             "slot_rank": 0 if slots is None else 32,
@@ -117,8 +117,7 @@ def told_by_the_reference(world: World) -> Outcome:
     engine = reference(world)
     return {
         "requests": {
-            row.id: (row.admissions[0] if row.admissions else None, row.first_token, row.finish, row.preemptions)
-            for row in engine.rows
+            row.id: (row.admitted, row.first_token, row.finish, row.preemptions) for row in engine.rows
         },
         "loads": engine.loads,
         "evictions": engine.evictions,

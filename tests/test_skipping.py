@@ -135,6 +135,26 @@ def test_the_slot_goes_to_the_one_that_starved() -> None:
     assert batch.admitted(3.1) == [2]
 
 
+def test_a_drain_ends_when_nobody_starves_any_more() -> None:
+    batch = draining(predicted=25)
+    batch.wake()
+    batch.fill(3.0)
+    batch.finish(batch.running[0])
+    assert batch.admitted(3.1) == [2]
+    assert batch.admitted(3.1) == [3]
+
+
+def test_nothing_drains_while_a_slot_is_free() -> None:
+    batch = FakeBatch(SGLang(drain_wait_s=2.0), adapters=3, resident=[A, B, C])
+    batch.arrive(request(0, A, predicted=100), request(1, B, predicted=30))
+    batch.fill()
+    batch.prefill()
+    batch.requests = 3
+    batch.arrive(request(2, B, at_s=0.9, predicted=50), request(3, C, at_s=1.0))
+    batch.wake(3.0)
+    assert batch.admitted(3.0) == [2]
+
+
 def test_a_drain_without_a_wait_is_refused() -> None:
     with pytest.raises(ValueError, match="drain_wait_s must be above 0"):
         SGLang(drain_wait_s=0.0)

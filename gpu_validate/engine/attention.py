@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -12,28 +13,38 @@ from torch.nn.functional import scaled_dot_product_attention
 from gpu_validate.engine.kv import BLOCK_TOKENS
 from gpu_validate.engine.paged import can_attend, paged_attention
 
-Varlen = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+
+
+class Packed(NamedTuple):
+    """Where each of several sequences lies that are packed end to end."""
+
+    bounds: torch.Tensor  # (sequences + 1,) int64, where each starts, on the device
+    lengths: tuple[int, ...]  # the same on the host
+
+
+Varlen = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packed, Packed], torch.Tensor]
 
 
 def prompt_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int], bounds: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed
 ) -> torch.Tensor:
-    """Return causal attention within each of several packed prompts.
+    """Return causal attention within each of several packed prompts, whose queries are their last tokens.
 
     Args:
         q: shape (tokens, heads, head_dim).
-        k: shape (tokens, kv_heads, head_dim).
+        k: shape (keys, kv_heads, head_dim).
         v: as k.
-        lengths: tokens of each prompt; their sum is `tokens`.
-        bounds: shape (prompts + 1,), where each prompt starts, on the device.
+        queries: how q is packed.
+        keys: how k and v are: each prompt as far as it has come, at least its queries' tokens.
 
     Returns:
         Shape (tokens, heads, head_dim).
     """
     varlen = varlen_kernel() if q.is_cuda and q.dtype != torch.float32 else None
     if varlen is not None:
-        return varlen(q, k, v, bounds.to(torch.int32), max(lengths))
-    parts = zip(*(torch.split(part, list(lengths)) for part in (q, k, v)), strict=True)
+        return varlen(q, k, v, queries, keys)
+    packed = ((q, queries), (k, keys), (v, keys))
+    parts = zip(*(torch.split(part, list(how.lengths)) for part, how in packed), strict=True)
     return torch.cat([_causal(*part) for part in parts])
 
 
@@ -105,14 +116,20 @@ def varlen_kernel() -> Varlen | None:
     if not {"enable_gqa", "window_size"} <= set(inspect.signature(varlen_attn).parameters):
         return None
 
-    def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, longest: int) -> torch.Tensor:
-        found = varlen_attn(q, k, v, bounds, bounds, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed) -> torch.Tensor:
+        # With fewer queries than keys its causal window is that of the last tokens, as ours is.
+        bounds = (packed.bounds.to(torch.int32) for packed in (queries, keys))
+        longest = (max(packed.lengths) for packed in (queries, keys))
+        found = varlen_attn(q, k, v, *bounds, *longest, window_size=(-1, 0), enable_gqa=True)
         return found if isinstance(found, torch.Tensor) else found[0]
 
     return causal
 
 
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    earlier = len(k) - len(q)
+    mask = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(earlier) if earlier else None
     q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (q, k, v))
-    out = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+    has_groups = q.shape[1] != k.shape[1]
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=has_groups)
     return out.squeeze(0).transpose(0, 1)

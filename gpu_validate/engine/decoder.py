@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn.functional import linear, rms_norm, silu
 
-from gpu_validate.engine.attention import TokenAttention, prompt_attention
+from gpu_validate.engine.attention import Packed, TokenAttention, prompt_attention
 from gpu_validate.engine.kv import PagedKV
 from sim.models import Model
 
@@ -24,15 +24,22 @@ class Lora(Protocol):
         """Add each token's scale * B A x to y, in place; nothing for a module without adapters."""
 
 
+class Earlier(NamedTuple):
+    """What packed prompts attend to where parts of them were processed before: each one's keys so far."""
+
+    rows: torch.Tensor  # (keys,) rows of the KV cache
+    packed: Packed
+
+
 class Prompts(NamedTuple):
-    """Packed prompts: int64 tensors on the device, lengths also on the host."""
+    """Packed prompts, or next parts of them: int64 tensors on the device."""
 
     tokens: torch.Tensor  # (tokens,)
     positions: torch.Tensor  # (tokens,)
     rows: torch.Tensor  # (tokens,) rows of the KV cache
-    last: torch.Tensor  # (prompts,) place of each prompt's last token
-    bounds: torch.Tensor  # (prompts + 1,) where each prompt starts
-    lengths: tuple[int, ...]
+    last: torch.Tensor  # (complete prompts,) place of the last token of each that is complete with this
+    packed: Packed
+    earlier: Earlier | None = None  # None: all are whole
 
 
 class NextTokens(NamedTuple):
@@ -43,6 +50,14 @@ class NextTokens(NamedTuple):
     rows: torch.Tensor  # (requests,) row of the KV cache that the token's K and V get
     lengths: torch.Tensor  # (requests,) tokens in the cache, this one included
     tables: torch.Tensor  # (requests, blocks)
+
+
+class _Tokens(NamedTuple):
+    """Whatever goes through the layers together."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    rows: torch.Tensor
 
 
 class Layer(NamedTuple):
@@ -57,7 +72,7 @@ class Layer(NamedTuple):
 
 
 class Decoder:
-    """Weights and the two kinds of iteration; each returns greedy token ids, which nobody waits for.
+    """Weights and the kinds of iteration; each returns greedy token ids, which nobody waits for.
 
     Args:
         model: dimensions.
@@ -70,6 +85,7 @@ class Decoder:
         self, model: Model, *, max_positions: int, dtype: torch.dtype, device: torch.device, seed: int = 0
     ) -> None:
         self.model = model
+        self.max_positions = max_positions
         self._dice = torch.Generator(device=device).manual_seed(seed)
         self._dtype, self._device = dtype, device
         self.embedding = self._random(model.vocab, model.hidden)
@@ -83,13 +99,23 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(self, batch: Prompts, kv: PagedKV, lora: Lora | None) -> torch.Tensor:
-        """Return the first token of each prompt, shape (prompts,), and fill the cache."""
-
-        def attend(_: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return prompt_attention(q, k, v, batch.lengths, batch.bounds)
-
-        x = self._forward(batch, kv, attend, lora)
+        """Return the next token of each prompt that is complete, shape (complete prompts,), and fill the cache."""
+        x = self._forward(batch, kv, _over_prompts(batch, kv), lora)
         return self._greedy(x[batch.last])
+
+    @torch.inference_mode()
+    def mixed(self, batch: NextTokens, prompts: Prompts, kv: PagedKV, lora: Lora | None) -> torch.Tensor:
+        """Do both in one pass, the batch first; shape (requests + complete prompts,)."""
+        requests = len(batch.tokens)
+        attention, over_prompts = TokenAttention(batch.tables, batch.lengths), _over_prompts(prompts, kv)
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            of_batch = attention(q[:requests], kv.cache[layer])
+            return torch.cat((of_batch, over_prompts(layer, q[requests:], k[requests:], v[requests:])))
+
+        both = _Tokens(*(torch.cat((getattr(batch, name), getattr(prompts, name))) for name in _Tokens._fields))
+        x = self._forward(both, kv, attend, lora)
+        return self._greedy(torch.cat((x[:requests], x[requests + prompts.last])))
 
     @torch.inference_mode()
     def decode(self, batch: NextTokens, kv: PagedKV, lora: Lora | None) -> torch.Tensor:
@@ -101,7 +127,9 @@ class Decoder:
 
         return self._greedy(self._forward(batch, kv, attend, lora))
 
-    def _forward(self, batch: Prompts | NextTokens, kv: PagedKV, attend: Attend, lora: Lora | None) -> torch.Tensor:
+    def _forward(
+        self, batch: Prompts | NextTokens | _Tokens, kv: PagedKV, attend: Attend, lora: Lora | None
+    ) -> torch.Tensor:
         x = self.embedding[batch.tokens]
         turn = self._cos[batch.positions].unsqueeze(1), self._sin[batch.positions].unsqueeze(1)
         for index, layer in enumerate(self.layers):
@@ -150,6 +178,19 @@ class Decoder:
     def _random(self, outputs: int, inputs: int) -> torch.Tensor:
         drawn = torch.randn(outputs, inputs, generator=self._dice, dtype=self._dtype, device=self._device)
         return drawn.mul_(inputs**-0.5)
+
+
+def _over_prompts(batch: Prompts, kv: PagedKV) -> Attend:
+    """Return the attention of packed prompts: over what they bring, or over all that the cache has of them."""
+    earlier = batch.earlier
+
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if earlier is None:
+            return prompt_attention(q, k, v, batch.packed, batch.packed)
+        k, v = (kv.cache[layer, part][earlier.rows] for part in (0, 1))
+        return prompt_attention(q, k, v, batch.packed, earlier.packed)
+
+    return attend
 
 
 def _add(lora: Lora | None, y: torch.Tensor, x: torch.Tensor, layer: int, module: str) -> None:

@@ -13,10 +13,17 @@ BLOCK_TOKENS = 16
 NOBODYS_BLOCK = 0  # padding rows of a graph write here; no request ever reads it
 
 
-def blocks_needed(limits: MemoryLimits, running_requests: int) -> int:
-    """Return how many blocks hold the budget in tokens however it is split among so many requests."""
+def blocks_needed(limits: MemoryLimits, holders: int, block_tokens: int = 1) -> int:
+    """Return how many blocks hold the budget in tokens however it is split among so many requests.
+
+    Args:
+        limits: with the budget.
+        holders: requests that hold KV at once.
+        block_tokens: of the blocks that the budget is counted in.
+    """
     tokens = limits.kv_limit_bytes // limits.kv_token_bytes
-    return -(-tokens // BLOCK_TOKENS) + min(running_requests, tokens)
+    spare = 0 if block_tokens % BLOCK_TOKENS == 0 else min(holders, tokens)  # their last blocks, partly empty
+    return -(-tokens // BLOCK_TOKENS) + spare
 
 
 class BlockPool:
@@ -47,11 +54,25 @@ class BlockPool:
         if owner in self.tables:
             msg = f"request {owner} holds {len(self.tables[owner])} blocks already"
             raise ValueError(msg)
-        needed = -(-tokens // BLOCK_TOKENS)
+        self.tables[owner], self.tokens[owner] = [], 0
+        try:
+            self.extend(owner, tokens)
+        except MemoryError:
+            del self.tables[owner], self.tokens[owner]
+            raise
+
+    def extend(self, owner: int, tokens: int) -> None:
+        """Add so many tokens to a request.
+
+        Raises:
+            MemoryError: if too few blocks are free.
+        """
+        table = self.tables[owner]
+        needed = -(-(self.tokens[owner] + tokens) // BLOCK_TOKENS) - len(table)
         if needed > len(self._free):
             raise MemoryError(self._too_few(owner, needed))
-        self.tables[owner] = [self._free.pop() for _ in range(needed)]
-        self.tokens[owner] = tokens
+        table += [self._free.pop() for _ in range(needed)]
+        self.tokens[owner] += tokens
 
     def grow(self, owner: int) -> int:
         """Add one token to a request and return its row in the cache.

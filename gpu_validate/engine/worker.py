@@ -82,15 +82,15 @@ class Worker:
     ) -> None:
         self.decoder = decoder
         self.kv = kv
+        self.swapped = HostKV(kv)
         self.adapters = adapters
         self.device = kv.cache.device
         self.prefilled_tokens = 0  # that went through the decoder, likewise the next
         self.decoded_tokens = 0
         self.emitted: dict[int, list[int]] | None = {} if keeps_tokens else None
         self._backend = backend
-        self._last = torch.zeros(seats + 1, dtype=torch.int64, device=self.device)
-        self._seats: dict[int, int] = {}
-        self._free_seats = list(range(seats, SCRATCH_SEAT, -1))
+        self._told = Told(seats, decoder.max_positions, self.device)
+        self._landing: set[int] = set()  # requests whose KV is on its way back from the host
         self._staging = Staging(self.device)
         self._graphs = (
             DecodeGraphs(self._step, idle_metadata, adapters.max_rank, is_aligned=adapters.is_aligned)
@@ -100,45 +100,51 @@ class Worker:
         self._planned: tuple[Key, LoraPlan | None] | None = None
 
     def run(self, step: Step, core: Core) -> None:
-        """Issue a step; on a GPU it is not complete when this returns.
-
-        Raises:
-            RuntimeError: if it is a kind that this engine does not know.
-        """
+        """Issue a step; on a GPU it is not complete when this returns."""
         self.release(core)
         if isinstance(step, Prefill):
             self.prefill(step.jobs)
             return
-        if isinstance(step, Mixed):
-            msg = "the torch engine has no iterations that prefill and decode"
-            raise RuntimeError(msg)
         batch = list(core.running)
+        if isinstance(step, Mixed):
+            self.mixed(batch, step.chunks)
+            return
         for _ in range(step.steps):
             self.decode(batch)
 
     def prefill(self, jobs: Sequence[Job]) -> None:
-        """Process packed prompts; each request's first token stays on the device."""
-        lengths = [job.prompt_tokens for job in jobs]
-        bounds = list(accumulate(lengths, initial=0))
-        for job in jobs:
-            self._seat(job)
-        named = [(job.request.id, length) for job, length in zip(jobs, lengths, strict=True)]
-        tokens = np.concatenate([prompt_tokens(*one, self.decoder.model.vocab) for one in named])
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        rows = np.concatenate([self.kv.pool.rows(id_) for id_, _ in named])
-        seats = [self._seats[job.request.id] for job in jobs]
-        last = [end - 1 for end in bounds[1:]]
-        ids, at, to, ends, starts, seated = self._staging.send(tokens, positions, rows, last, bounds, seats)
-        indices = [index for job in jobs for index in [_palette_index(job)] * job.prompt_tokens]
-        plan = self._plan(indices, self.device)
-        batch = Prompts(ids, at, to, ends, starts, tuple(lengths))
-        self._last.index_copy_(0, seated, self.decoder.prefill(batch, self.kv, self._lora(plan)))
-        self.prefilled_tokens += sum(lengths)
-        self._note(jobs)
+        """Process whole prompts, with what was generated of them before; each gets a token, which stays on the device."""
+        self.mixed((), [Chunk(job, 0, job.base_tokens) for job in jobs])
+
+    def mixed(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
+        """Process chunks of prompts and add one token to each request of the batch, in one pass."""
+        for chunk in chunks:
+            self._extend(chunk)
+        steps = self._next_tokens(jobs) if jobs else ()
+        packed = pack_chunks(chunks, self.kv.pool, self._ids)
+        first = [self._told.cell(job, job.base_tokens - 1) for job in packed.complete]
+        sent = self._staging.send(first, *steps, *packed.arrays)
+        prompts = packed.on_device(sent[1 + len(steps) :])
+        indices = [_palette_index(job) for job in jobs]
+        indices += [index for job, _, count in chunks for index in [_palette_index(job)] * count]
+        lora = self._lora(self._plan(indices, self.device))
+        if jobs:
+            cells, *rest, blocks = sent[1 : 1 + len(steps)]
+            batch = NextTokens(self._told.cells[cells], *rest, blocks.view(len(jobs), -1))
+            said = self.decoder.mixed(batch, prompts, self.kv, lora)
+            self._told.after.index_copy_(0, torch.cat((cells, sent[0])), said)
+        else:
+            self._told.after.index_copy_(0, sent[0], self.decoder.prefill(prompts, self.kv, lora))
+        self.decoded_tokens += len(jobs)
+        self.prefilled_tokens += sum(packed.lengths)
+        self._note([*jobs, *packed.complete])
 
     def decode(self, jobs: Sequence[Job]) -> None:
         """Add one token to each request."""
-        metadata, requests = self._pack([job.request.id for job in jobs])
+        requests, width = len(jobs), 0
+        if self._graphs is not None:
+            requests, width = padded_requests(requests) or requests, LEAST_BLOCKS
+        metadata = self._staging.pack(*self._next_tokens(jobs, requests))
         indices = [_palette_index(job) for job in jobs] + [None] * (requests - len(jobs))
         plan = self._plan(indices, CPU if self._is_captured(requests) else self.device)
         self._issue(metadata, requests, plan)

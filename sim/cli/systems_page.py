@@ -43,6 +43,8 @@ Llama-7B, and 27 GB set aside, so that 7.5 GB are left for KV and adapters toget
 * **Hits**: share of requests that found their adapter on the GPU when they were admitted. A scheduler that waits
   for loads before it admits gets hits by definition. **GB**: bytes of adapters sent over the link, all runs' mean;
   an engine that copies each byte twice (S-LoRA) is counted once.
+* **Only first tokens are shown.** Preemptive systems (`fastserve`, `learning-to-rank`, `dlora`) buy them with later
+  ones; `chameleon compare` shows the rest.
 * Requests that a system turns away (`slora-abort`) are in nobody's percentile; n is then smaller than what was
   offered.
 """
