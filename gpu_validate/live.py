@@ -127,9 +127,9 @@ def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
             (one.end - one.start) / TICKS_PER_S,
             (one.issued - one.start) / TICKS_PER_S,
             one.planned / TICKS_PER_S,
-            "prefill" if one.is_prefill else "decode",
-            len(one.requests),
-            one.tokens,
+            one.kind,
+            one.prompts + one.decoded,
+            one.prompt_tokens + one.decoded,
         )
         for one in iterations
     ]

@@ -165,7 +165,7 @@ class Batch(Protocol):
         """Stop a running request, drop its KV and make it wait again; its work is repeated later."""
 
     def preempt(self, request: Request) -> None:
-        """Take a running request out of the batch: it waits again and keeps what it has generated.
+        """Take a running request out of the batch: it waits again, from the next round on, with what it has generated.
 
         Where its KV stays meanwhile is the engine's option: on the GPU, on the host, or nowhere (recomputed later).
         """
@@ -187,7 +187,7 @@ class Batch(Protocol):
         """The adapter that is merged into the base model's weights."""
 
     def merge(self, adapter: Adapter | None) -> None:
-        """Merge an adapter into the weights, or (None) none: from the next step on only its requests may run."""
+        """Merge a resident adapter into the weights, or (None) none: from the next step on only its requests may run."""
 
 
 class Policy:

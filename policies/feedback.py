@@ -27,8 +27,8 @@ class Entry:
 class FastServe(Scheduler):
     """Requests sink from lane to lane as they use up time; the highest that fit run, the others are taken out.
 
-    A request starts in the lane whose quantum covers its prefill. Its time runs while it is admitted. For engines that
-    drop or swap the KV of preempted requests; kept on the GPU it would fill the memory.
+    A request starts in the lane whose quantum covers its prefill. Its time runs while it is admitted. KV of preempted
+    requests that stays on the GPU makes no room for others.
 
     Attributes:
         quantum_s: seconds that a request may run in the first lane; each lane gives twice as much as the one before.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class UseForecast:
             self._row(adapter)
 
     @property
-    def adapters(self) -> Iterable[Adapter]:
+    def adapters(self) -> Collection[Adapter]:
         """Every adapter that is known, in the order in which they became so."""
         return self._rows
 

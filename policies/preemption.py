@@ -40,7 +40,7 @@ def serve_prefix(batch: Batch, waiting: Iterable[Request], rank: Callable[[Reque
     """Serve the longest run of requests, by rank, that the engine can hold, those in the batch among them.
 
     A request that does not fit takes the place of running ones of higher rank, the highest first. That frees nothing
-    where preempted requests keep their KV on the GPU: an engine may then come to a standstill.
+    where preempted requests keep their KV on the GPU.
 
     Args:
         batch: the round.

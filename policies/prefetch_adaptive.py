@@ -48,11 +48,14 @@ class Books:
 
     def move(self, inside: BoolArray, row: int) -> None:
         """Take in who is inside each level after that arrival, shape (levels, adapters); `row` is the adapter used."""
-        missing = ((0, 0), (0, inside.shape[1] - self._inside.shape[1]))
-        before, settled = np.pad(self._inside, missing), np.pad(self._settled, missing)
-        self._issued += (before & ~inside & ~settled).sum(axis=1)
-        self._inside, self._settled = inside, before & inside & settled
+        if self._inside.shape != inside.shape:
+            self._grow(inside.shape[1] - self._inside.shape[1])
+        self._issued += (self._inside & ~inside & ~self._settled).sum(axis=1)
+        self._inside, self._settled = inside, self._inside & inside & self._settled
         self._settled[:, row] = True
+
+    def _grow(self, more: int) -> None:
+        self._inside, self._settled = (np.pad(one, ((0, 0), (0, more))) for one in (self._inside, self._settled))
 
 
 class AdaptivePrefetch(Foreseeing):
@@ -78,8 +81,10 @@ class AdaptivePrefetch(Foreseeing):
         self._last_s = 0.0
         self._gap_s = 0.0
         self._arrivals = 0
-        self._wanted: list[Adapter] = []
-        self._lasting: list[Adapter] = []  # of these, what fits into the memory that KV can never take
+        self._adapters: list[Adapter] = []
+        self._loads_s = self._size_bytes = self._density = np.zeros(0)  # of each
+        self._wanted: list[int] = []  # their places, the best first
+        self._lasting: list[int] = []  # of these, what fits into the memory that KV can never take
 
     def start(self, facts: Facts) -> None:
         """Learn who is registered, what a load costs and how much memory there is."""
@@ -96,7 +101,7 @@ class AdaptivePrefetch(Foreseeing):
         self._rank(row)
 
     def _foreseen(self, queued: int) -> Iterable[Adapter]:
-        return self._lasting if queued else self._wanted
+        return (self._adapters[row] for row in (self._lasting if queued else self._wanted))
 
     def _time(self, now: float) -> None:
         gap_s, self._last_s = now - self._last_s, now
@@ -105,20 +110,25 @@ class AdaptivePrefetch(Foreseeing):
         self._arrivals += 1
 
     def _rank(self, row: int) -> None:
-        adapters = list(self._forecast.adapters)
-        load_s = np.array([self._load_s(adapter) for adapter in adapters])
-        size_bytes = np.array([max(1, adapter.size_bytes) for adapter in adapters])
+        self._know_all()
         chance = np.array(self._forecast.chances())
-        order = np.argsort(-chance * load_s / size_bytes, kind="stable")
-        reach_bytes = np.empty(len(adapters))
-        reach_bytes[order] = np.cumsum(size_bytes[order])
+        order = np.argsort(-chance * self._density, kind="stable")
+        reach_bytes = np.empty(len(order))
+        reach_bytes[order] = np.cumsum(self._size_bytes[order])
         inside = reach_bytes <= LEVELS * self._memory_bytes
         self._books.move(inside, row)
         uncovered = 1 - float(chance[inside[-1]].sum())
-        pays = inside[-1] & (self._saving(inside) >= self._harm(load_s, uncovered))
-        best = [place for place in order.tolist() if pays[place]]
-        self._wanted = [adapters[place] for place in best]
-        self._lasting = [adapters[place] for place in best if reach_bytes[place] <= self._lasting_bytes]
+        pays = inside[-1] & (self._saving(inside) >= self._harm(uncovered))
+        best = order[pays[order]]
+        self._wanted = best.tolist()
+        self._lasting = best[reach_bytes[best] <= self._lasting_bytes].tolist()
+
+    def _know_all(self) -> None:
+        if len(self._adapters) < len(self._forecast.adapters):
+            self._adapters = list(self._forecast.adapters)
+            self._loads_s = np.array([self._load_s(adapter) for adapter in self._adapters])
+            self._size_bytes = np.array([max(1, adapter.size_bytes) for adapter in self._adapters])
+            self._density = self._loads_s / self._size_bytes
 
     def _saving(self, inside: BoolArray) -> FloatArray:
         """Return the share of a load that a prefetch is expected to save, by the smallest level that holds it."""
@@ -126,8 +136,8 @@ class AdaptivePrefetch(Foreseeing):
         saving: FloatArray = self._books.accuracy[level]
         return saving
 
-    def _harm(self, load_s: FloatArray, uncovered: float) -> FloatArray:
+    def _harm(self, uncovered: float) -> FloatArray:
         """Return the seconds that others are expected to wait, as a share of the load that it may save."""
         per_s = uncovered / self._gap_s if self._gap_s > 0 else 0.0
-        harm: FloatArray = per_s * load_s / 2
+        harm: FloatArray = per_s * self._loads_s / 2
         return harm

@@ -13,7 +13,7 @@ from policies.preemption import Rank, Ranked, serve_prefix
 class LearningToRank(Scheduler):
     """The shortest predicted outputs that fit run, at every iteration anew; who has waited long goes first for a while.
 
-    For engines that drop or swap the KV of preempted requests; kept on the GPU it would fill the memory.
+    KV of preempted requests that stays on the GPU makes no room for others.
 
     Attributes:
         starvation_steps: iterations without a token after which a waiting request is promoted.

@@ -139,7 +139,8 @@ class Core:
             now: ticks.
             horizon: asked once the transfers of this plan are sent.
         """
-        if not self._holds_back() and not (self.grows_on_demand and self.stops.make_way(now)):
+        holds_back = self.joining and self.options.blocks_on_load and self._stands_for_all()
+        if not (holds_back or (self.grows_on_demand and self.stops.make_way(now))):
             self._admit(now)
         self._fetch_ahead(now)
         self._planned = plan_step(self, now, horizon)
@@ -213,9 +214,8 @@ class Core:
         extra, self.extra_ticks = self.extra_ticks, 0
         return extra
 
-    def _holds_back(self) -> bool:
-        if not (self.joining and self.options.blocks_on_load):
-            return False
+    def _stands_for_all(self) -> bool:
+        """Whether an engine that blocks waits for those that join, so that nobody may come between."""
         return self.options.prefill == "separate" or self.ledger.is_standing
 
     def _admit(self, now: int) -> None:

@@ -41,6 +41,10 @@ class KvPages:
             return steps * self.requests * self._block_bytes
         return self._new_blocks(step, steps) * self._block_bytes
 
+    def has_room(self, step: int) -> bool:
+        """Whether the batch may take its next tokens without any eviction."""
+        return self._memory.kv_room_bytes >= self.growth_bytes(step, 1)
+
     def most_steps(self, step: int, limit: int) -> int:
         """Return how many steps, up to `limit`, the batch may take in the memory that is free."""
         room = self._memory.kv_room_bytes // self._block_bytes

@@ -24,7 +24,7 @@ def plan_step(core: Core, now: int, horizon: Horizon) -> Step | None:
         _check_merged(core, ready)
     if ready and core.options.prefill == "separate":
         return _prefill(core, ready, now)
-    if core.running and not core.seats.can_grow(now):
+    if core.running and not (core.kv.has_room(core.step) or core.seats.can_grow(now)):
         return None
     if ready:
         ready = [job for job in ready if job.is_admitted]  # some may have been turned back to let the batch grow

@@ -148,11 +148,8 @@ class Seats:
     def has_growth_room(self, now: int) -> bool:
         """Whether memory has room for one more token each, with idle adapters evicted for it."""
         core = self._core
-        grown_bytes = core.kv.growth_bytes(core.step, 1)
-        if core.memory.kv_room_bytes >= grown_bytes:
-            return True
         before = len(core.memory.held)
-        has_room = core.memory.make_room(grown_bytes, 0, now)
+        has_room = core.memory.make_room(core.kv.growth_bytes(core.step, 1), 0, now)
         core.ledger.forced(before - len(core.memory.held))
         return has_room
 

@@ -82,6 +82,7 @@ class Stops:
         size = self._core.kv.bytes_of(job.base_tokens)
         del self._core.kept[job.request.id]
         self.kept_bytes -= size
+        self._core.something_changed()  # others have more room
         return size
 
     def _victims(self) -> Iterator[Job]:

@@ -27,7 +27,6 @@ def one_of(draw: Draw, *values: T) -> T:
     return draw(st.sampled_from(values))
 
 
-DROPS_KV = {"learning-to-rank", "fastserve"}  # not for engines that keep the KV of preempted requests on the GPU
 DRAWN: dict[str, Callable[[Draw], Callable[[], Scheduler]]] = {
     "head-of-line": lambda draw: HeadOfLine,
     "skip": lambda draw: SkipAdapters,

@@ -66,6 +66,7 @@ class Row:
     generated: int = 0
     done: int = 0  # tokens of the prompt that chunks have worked off
     admitted: int | None = None  # the admission that led to the first token
+    runs: bool = False  # its prompt is worked off
     preemptions: int = 0
     first_token: int | None = None
     finish: int | None = None
@@ -94,8 +95,7 @@ class Reference:
     costs: PagedCosts
     now: int = 0
     waiting: list[Row] = field(default_factory=list)
-    joining: list[Row] = field(default_factory=list)  # admitted, prompt not worked off; oldest admission first
-    running: list[Row] = field(default_factory=list)
+    admitted: list[Row] = field(default_factory=list)  # oldest admission first
     last_used: dict[int, int] = field(default_factory=dict)  # adapters in memory
     loads: list[tuple[int, int, int]] = field(default_factory=list)  # (start, end, adapter)
     evictions: list[tuple[int, int]] = field(default_factory=list)  # (time, adapter)
@@ -104,10 +104,10 @@ class Reference:
 
     def serve(self) -> None:
         self.coming = list(self.rows)
-        while self.coming or self.waiting or self.joining or self.running:
+        while self.coming or self.waiting or self.admitted:
             while self.coming and self.coming[0].arrival <= self.now:
                 self.arrive(self.coming.pop(0))
-            if self.waiting or self.joining or self.running:
+            if self.waiting or self.admitted:
                 self.go_on()
             elif self.coming:
                 self.now = self.coming[0].arrival
@@ -138,8 +138,12 @@ class Reference:
     # --- admission ---
 
     @property
-    def admitted(self) -> list[Row]:
-        return [*self.running, *self.joining]
+    def running(self) -> list[Row]:
+        return [row for row in self.admitted if row.runs]
+
+    @property
+    def joining(self) -> list[Row]:
+        return [row for row in self.admitted if not row.runs]
 
     def admit(self) -> None:
         fresh: list[Row] = []
@@ -177,7 +181,7 @@ class Reference:
 
     def take_in(self, row: Row) -> None:
         self.waiting.remove(row)
-        self.joining.append(row)
+        self.admitted.append(row)
         row.admitted = self.now if row.first_token is None else row.admitted
         is_missing = row.adapter is not None and row.adapter not in self.last_used
         self.make_room(self.bytes_of({row.adapter}) if is_missing else 0)
@@ -193,7 +197,7 @@ class Reference:
         return blocks * self.rules.block_tokens * self.rules.kv_token_bytes
 
     def held_tokens(self, row: Row) -> int:
-        return row.tokens - (row in self.running)  # the newest token enters the cache with the next step
+        return row.tokens - row.runs  # the newest token enters the cache with the next step
 
     def bytes_of(self, adapters: Iterable[int | None]) -> int:
         return sum(self.adapters[adapter][1] for adapter in set(adapters) if adapter is not None)
@@ -205,16 +209,16 @@ class Reference:
         return kv_bytes + adapter_bytes <= rules.total_bytes
 
     def make_room(self, adapter_bytes: int = 0, *, grows: bool = False) -> None:
-        """Evict idle adapters, then stop requests, until an adapter or a token for every running request fits."""
-        while not self.fits(self.kv_bytes_of_all(grows), self.last_used, adapter_bytes):
+        """Make room for an adapter or for a token for all that run; whom no eviction would help stops, latest first."""
+        while not self.fits(kv := self.kv_bytes_of_all(grows=grows), self.last_used, adapter_bytes):
             idle = set(self.last_used) - {row.adapter for row in self.admitted} - set(self.in_flight())
-            if idle and self.kv_bytes_of_all(grows) <= self.rules.kv_limit_bytes:
+            if self.fits(kv, set(self.last_used) - idle, adapter_bytes):
                 self.evict(idle)
             else:
-                self.stop((self.joining or self.running)[-1])
+                self.stop(self.admitted[-1])
 
-    def kv_bytes_of_all(self, grows: bool) -> int:
-        return sum(self.kv_bytes(self.held_tokens(row) + (grows and row in self.running)) for row in self.admitted)
+    def kv_bytes_of_all(self, *, grows: bool) -> int:
+        return sum(self.kv_bytes(self.held_tokens(row) + (grows and row.runs)) for row in self.admitted)
 
     def evict(self, idle: set[int]) -> None:
         wanted = {row.adapter for row in self.waiting}
@@ -223,8 +227,8 @@ class Reference:
         self.evictions.append((self.now, victim))
 
     def stop(self, row: Row) -> None:
-        (self.running if row in self.running else self.joining).remove(row)
-        row.done = 0
+        self.admitted.remove(row)
+        row.runs, row.done = False, 0
         row.preemptions += 1
         self.waiting.insert(0, row)
 
@@ -254,7 +258,7 @@ class Reference:
         self.work_off(chunks)
 
     def step(self) -> None:
-        decoding = list(self.running)
+        decoding = self.running
         chunks = [] if self.rules.prefill == "separate" else self.chunks()
         context = sum(self.held_tokens(row) + 1 for row in decoding)
         ranks = self.ranks([*((row, 1) for row in decoding), *chunks])
@@ -289,8 +293,7 @@ class Reference:
         for row, tokens in chunks:
             row.done += tokens
             if not row.left:
-                self.joining.remove(row)
-                self.running.append(row)
+                row.runs = True
                 self.emit(row)
 
     def emit(self, row: Row) -> None:
@@ -299,7 +302,7 @@ class Reference:
             row.first_token = self.now
         if row.generated == row.output:
             row.finish = self.now
-            self.running.remove(row)
+            self.admitted.remove(row)
 
     def ranks(self, chunks: list[Chunk]) -> Ranks:
         rank_of = {row.adapter: self.adapters[row.adapter][0] for row, _ in chunks if row.adapter is not None}

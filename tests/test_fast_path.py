@@ -38,7 +38,7 @@ from sim.memory import HostMemory
 from sim.options import EarlyStart
 from sim.records import Records, Table
 from sim.yamlfile import packaged_names
-from tests.drawn_schedulers import DRAWN, DROPS_KV
+from tests.drawn_schedulers import DRAWN
 from tests.worlds import RoundCosts, World, play, replay
 
 US = 10**6  # ticks: worlds are laid out in microseconds, so that policies that think in seconds have something to do
@@ -168,7 +168,7 @@ def layout(draw: Draw, total: int) -> tuple[int | None, int | None]:
     return one_of(draw, (None, None), (total // 2, None), (total - total // 2, total // 2))
 
 
-def mechanism(draw: Draw, scheduler: str) -> dict[str, Any]:
+def mechanism(draw: Draw) -> dict[str, Any]:
     """Return engine options beyond S-LoRA's, half of the time none."""
     if draw(st.booleans()):
         return {}
@@ -180,7 +180,7 @@ def mechanism(draw: Draw, scheduler: str) -> dict[str, Any]:
         "prefills_per_step": one_of(draw, 1, 1000),
         "block_tokens": 1 if reserve == "peak" else one_of(draw, 1, 4, 16),
         "watermark_bytes": one_of(draw, 0, 20),
-        "preempted": one_of(draw, "recompute", "swap", "swap" if scheduler in DROPS_KV else "keep"),
+        "preempted": one_of(draw, "recompute", "swap", "keep"),
         "shortage": one_of(draw, "recompute", "swap"),
         "swap_bytes": one_of(draw, 100, 1 << 40),
         "slot_rank": one_of(draw, 0, 32),
@@ -244,7 +244,7 @@ def worlds(draw: Draw, scheduler: str) -> World:
         predicted=predictions(one_of(draw, (1.0,), (0.0, 1.0, 2.0))),
         ttft_slo_s=one_of(draw, 0.01, 1.0),
         host=one_of(draw, None, None, HostMemory(150), HostMemory(400, starts_warm=False)),
-        mechanism=mechanism(draw, scheduler),
+        mechanism=mechanism(draw),
     )
 
 

@@ -82,7 +82,8 @@ def test_blocks_of_an_earlier_request_do_not_leak_into_a_later_one() -> None:
     worker = worker_of()
     spoken(worker, jobs_of(worker, ASKED), 5)
     for asked in ASKED:
-        worker._unseat(asked[0])
+        worker.kv.pool.free(asked[0])
+        worker._told.forget(asked[0])
     worker.kv.pool.check()
     again = spoken(worker, [job_of(worker, 50, 40, 2)], 9)[50]
     assert again == spoken(fresh := worker_of(), [job_of(fresh, 50, 40, 2)], 9)[50]

@@ -119,7 +119,7 @@ def test_a_run_in_real_time_accounts_for_every_request(system: str, mode: str) -
     assert isinstance(engine.device, TorchDevice)
     steps = engine.device.iterations
     assert all(one.start <= one.issued <= one.end for one in steps)
-    assert sum(one.tokens for one in steps if one.is_prefill) == engine.device.worker.prefilled_tokens
+    assert sum(one.prompt_tokens for one in steps) == engine.device.worker.prefilled_tokens
 
 
 @pytest.mark.parametrize("mode", ["vllm_slots", "pageable", "slora_double"])
@@ -215,6 +215,7 @@ def test_memory_that_differs_from_what_the_core_believes_is_told() -> None:
     core, worker = engine.core, engine.device.worker
     job = next(jobs(made, core.adapters.palette))
     core.live[job.request.id] = core.running[job] = job  # type: ignore[assignment]
+    job.kv = "gpu"
     worker.prefill([Job(job.request, 0, 1, 1, None)])
     worker.kv.pool.grow(job.request.id)
     with pytest.raises(RuntimeError, match=r"request 0 holds \d+ tokens of KV, the core believes \d+"):
@@ -306,7 +307,7 @@ def test_the_link_is_kept_busy_while_a_step_runs(link: tuple[TorchDevice, Slow, 
     assert [slot_of(one) for one in landed] == slots[:3]
     assert landed[0].at <= landed[1].at <= landed[2].at <= end
     (one,) = device.iterations
-    assert (one.requests, one.tokens, one.planned) == ((1,), 4, 5)
+    assert (one.kind, one.requests, one.prompt_tokens, one.planned) == ("prefill", (1,), 4, 5)
 
 
 def test_with_nothing_to_wait_for_the_clock_stands(link: tuple[TorchDevice, Slow, list[AdapterSlot]]) -> None:

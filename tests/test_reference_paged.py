@@ -48,10 +48,11 @@ def worlds(draw: st.DrawFn) -> World:
     sizes = st.tuples(st.sampled_from([8, 16, 32]), st.sampled_from([20, 50, 120]))
     adapters = draw(st.lists(sizes, min_size=count, max_size=count))
     slots = draw(st.one_of(st.none(), st.integers(1, 3)))
-    kv = draw(st.sampled_from([120, 200, 400, 1500]))
+    kv = draw(st.sampled_from([100, 150, 250, 600]))
     slot_bytes = max(size for _, size in adapters)
     region = 2 * slot_bytes if slots is None else slots * slot_bytes
     prefill = draw(st.sampled_from(["separate", "mixed", "chunked"]))
+    blocks = draw(st.booleans())
     return World(
         draw(rows(count)),
         adapters,
@@ -61,10 +62,10 @@ def worlds(draw: st.DrawFn) -> World:
         slot_bytes=None if slots is None else slot_bytes,
         kv_token_bytes=draw(st.sampled_from([1, 1, 3])),
         admit_every_steps=0,
-        batch_prompt_tokens=draw(st.sampled_from([60, 200, 10_000])),
+        batch_prompt_tokens=draw(st.sampled_from([60, 200, 10_000])) if blocks else 10_000,
         running_requests=draw(st.sampled_from([1, 2, 5, 1000])),
         distinct_adapters=draw(st.sampled_from([1, 2, 1000])) if slots is None else slots,
-        blocks_on_load=True,
+        blocks_on_load=blocks,
         scheduler=draw(st.sampled_from([FCFS, SkipAdapters])),
         costs=draw(st.sampled_from([MixedCosts]))(
             decode_rank=draw(st.sampled_from([0, 1])),

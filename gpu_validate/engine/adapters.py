@@ -9,6 +9,7 @@ import torch
 
 from gpu_validate.engine.arena import Arena, aligned
 from gpu_validate.engine.peft import PeftAdapter
+from gpu_validate.lora.backends import Backend
 from gpu_validate.lora.layout import Layout
 from gpu_validate.lora.plan import LoraPlan, make_plan
 from sim.job import AdapterSlot
@@ -196,6 +197,29 @@ class DeviceAdapters:
         if self.mode.pieces == "tensor":
             return iter(self.store.layout.views(flat, rank).values())
         return iter(flat.chunk(self.store.layout.layers if self.mode.pieces == "layer" else 1))
+
+
+class LoraCall:
+    """The adapters of one iteration, for the decoder.
+
+    Args:
+        backend: the kernels.
+        arena: where adapters lie, flat.
+        layout: of each adapter.
+        plan: which token uses which.
+    """
+
+    def __init__(self, backend: Backend, arena: torch.Tensor, layout: Layout, plan: LoraPlan) -> None:
+        self._backend = backend
+        self._arena = arena
+        self._layout = layout
+        self._plan = plan
+        self._modules = {module.name for module in layout.modules}
+
+    def add(self, y: torch.Tensor, x: torch.Tensor, layer: int, module: str) -> None:
+        """Add scale * B A x to y in place, for a module that has adapters."""
+        if module in self._modules:
+            self._backend.apply(y, x, self._arena, self._layout, layer, module, self._plan)
 
 
 def mode_of(name: str) -> CopyMode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from gpu_validate.engine.kv import BLOCK_TOKENS
 from gpu_validate.engine.paged import can_attend, paged_attention
-
 
 
 class Packed(NamedTuple):
@@ -25,9 +24,7 @@ class Packed(NamedTuple):
 Varlen = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packed, Packed], torch.Tensor]
 
 
-def prompt_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed
-) -> torch.Tensor:
+def prompt_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed) -> torch.Tensor:
     """Return causal attention within each of several packed prompts, whose queries are their last tokens.
 
     Args:
@@ -118,9 +115,9 @@ def varlen_kernel() -> Varlen | None:
 
     def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed) -> torch.Tensor:
         # With fewer queries than keys its causal window is that of the last tokens, as ours is.
-        bounds = (packed.bounds.to(torch.int32) for packed in (queries, keys))
-        longest = (max(packed.lengths) for packed in (queries, keys))
-        found = varlen_attn(q, k, v, *bounds, *longest, window_size=(-1, 0), enable_gqa=True)
+        starts, key_starts = (packed.bounds.to(torch.int32) for packed in (queries, keys))
+        most, most_keys = (max(packed.lengths) for packed in (queries, keys))
+        found = varlen_attn(q, k, v, starts, key_starts, most, most_keys, window_size=(-1, 0), enable_gqa=True)
         return found if isinstance(found, torch.Tensor) else found[0]
 
     return causal

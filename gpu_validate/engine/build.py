@@ -21,6 +21,8 @@ from sim.core import Core
 from sim.models import Model
 from sim.records import Records
 
+Clock = Literal["real", "virtual"]
+
 ARENA_SLACK = 1.125  # room beyond the logical budget, so that holes seldom force a compaction
 AMPERE = 8
 
@@ -40,7 +42,7 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
     backend: str = "torch_loop",
     dims: Model | None = None,
     rank_divisor: int | None = None,
-    clock: Literal["real", "virtual"] = "virtual",
+    clock: Clock = "virtual",
     copy_mode: str = "flat",
     distinct_bytes: int | None = None,
     uses_graphs: bool = True,
@@ -72,7 +74,7 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
         ValueError: if the engine cannot execute the deployment (see `refusals`), the deployment takes several decode
             steps at once on a real clock, or something cannot be built or has no room on the GPU.
     """
-    if reasons := refusals(deployment):
+    if reasons := refusals(deployment, clock):
         msg = f"the mini engine cannot run {deployment.config.name}: {'; '.join(reasons)}"
         raise ValueError(msg)
     if clock == "real" and not deployment.options.asks_every_step:
@@ -115,7 +117,7 @@ def _memory(
     """Allocate what adapters and KV get, or say beforehand that the device is too small."""
     dtype = store.flat.dtype
     size = arena_elements(deployment, store, dtype, copy_mode, slots)
-    blocks = blocks_needed(deployment.limits, deployment.options.running_requests)
+    blocks = blocks_needed(deployment.limits, holders(deployment), deployment.options.block_tokens)
     if device.type == "cuda":
         needed = device_bytes(model, blocks, size, dtype.itemsize) + deployment.hardware.reserve_bytes
         check_room(needed, torch.cuda.mem_get_info(device)[0])
@@ -137,18 +139,20 @@ def configured_slots(deployment: Deployment, divisor: int) -> Slots | None:
     return Slots(places, executed_rank(rank, divisor)) if places and rank else None
 
 
-def refusals(deployment: Deployment) -> list[str]:
+def refusals(deployment: Deployment, clock: Clock = "virtual") -> list[str]:
     """Return why this engine cannot execute what the core would plan, a line each; nothing if it can."""
     config, options = deployment.config, deployment.options
     checks = (
-        (len(deployment.policies) > 1, f"replicas: {len(deployment.policies)}; one GPU serves one"),
+        (len(deployment.policies) > 1, f"replicas: one GPU serves one replica, got {len(deployment.policies)}"),
         (config.parallel.tensor > 1, f"parallel.tensor: {config.parallel.tensor}; one GPU is used"),
-        (options.prefill != "separate", f"prefill: {options.prefill}; only whole prompts in steps of their own"),
+    )
+    in_real_time = (
         (options.early_start is not None, f"loading.mode: {config.loading.mode}; only blocking and overlapped"),
-        (options.reserve == "on_demand", "admission.reserve: on_demand; requests cannot be stopped for memory"),
+        (options.fair_link, "loading.sharing: fair; copies go one after the other"),
         (config.adapters.host_bytes is not None, "adapters.host_bytes: there is no disk behind the host"),
     )
-    return [text for is_refused, text in checks if is_refused]
+    reasons = [text for is_refused, text in checks if is_refused]
+    return reasons + [f"{text}, in real time" for is_refused, text in in_real_time if is_refused and clock == "real"]
 
 
 def arena_elements(
@@ -186,6 +190,12 @@ def check_room(needed_bytes: int, free_bytes: int) -> None:
             "adapters lie apart here, so set memory.kv_pool_tokens lower than what is left beside the weights"
         )
         raise ValueError(msg)
+
+
+def holders(deployment: Deployment) -> int:
+    """Return the most requests that hold KV on the GPU at once: those in the batch, and those that wait and keep it."""
+    waiting = len(deployment.trace) if deployment.options.preempted == "keep" else 0
+    return max(deployment.options.running_requests, waiting)
 
 
 def longest(deployment: Deployment) -> int:

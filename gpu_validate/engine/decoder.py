@@ -97,6 +97,16 @@ class Decoder:
         angles = torch.arange(max_positions, device=device, dtype=torch.float32)[:, None] * frequencies
         self._cos, self._sin = angles.cos().to(dtype), angles.sin().to(dtype)
 
+    def weight(self, layer: int, module: str) -> torch.Tensor:
+        """Return the weights that an adapter's module adds to, shape (outputs, inputs), as a view."""
+        fused, model = self.layers[layer], self.model
+        heads, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
+        if module in {"q", "k", "v"}:
+            return dict(zip("qkv", torch.split(fused.qkv, [heads, kv, kv]), strict=True))[module]
+        if module in {"gate", "up"}:
+            return fused.gate_up.chunk(2)[module == "up"]
+        return fused.o if module == "o" else fused.down
+
     @torch.inference_mode()
     def prefill(self, batch: Prompts, kv: PagedKV, lora: Lora | None) -> torch.Tensor:
         """Return the next token of each prompt that is complete, shape (complete prompts,), and fill the cache."""

@@ -5,36 +5,44 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gpu_validate.engine.copies import copy_engine
 from gpu_validate.engine.worker import Worker
 from gpu_validate.modelled import ModelledDevice
 from gpu_validate.replay import Landed
 from sim.core import Core
-from sim.job import AdapterSlot
-from sim.link import AdapterTransfer, AnyTransfer, LinkQueue
-from sim.steps import Prefill, Step
+from sim.job import AdapterSlot, Job
+from sim.link import AdapterTransfer, AnyTransfer, KvTransfer, LinkQueue
+from sim.planning import whole
+from sim.steps import Chunk, Mixed, Prefill, Step
 from sim.ticks import TICKS_PER_S
 
 NS = TICKS_PER_S // 10**9
 SPIN_NS = 1_000_000  # sleeping is only so exact
 
 
+Kind = Literal["prefill", "mixed", "decode"]
+
+
 class Iteration(NamedTuple):
     """One executed step, in ticks: when it was issued and when its tokens were complete."""
 
-    is_prefill: bool
+    kind: Kind
     start: int
     issued: int  # the host was done
     end: int
     planned: int  # ticks that the cost model gave it
     requests: tuple[int, ...]  # ids; each got a token
-    tokens: int  # that went through the decoder
+    prompts: int  # that were worked on
+    prompt_tokens: int  # of them that went through the decoder
+    decoded: int  # tokens of the batch that did
 
 
 class VirtualTorchDevice(ModelledDevice):
     """Does all the work with torch, and keeps the clock of the cost model.
+
+    The disk is a matter of the clock alone. An adapter that lands while a prefill waits for it is copied before that.
 
     Args:
         worker: executes.
@@ -45,21 +53,40 @@ class VirtualTorchDevice(ModelledDevice):
         super().__init__()
         self.worker = worker
         self._checks = checks
+        self._early: set[AdapterSlot] = set()  # copied already, though they have not landed
 
     def run(self, step: Step, core: Core) -> int:
         """Execute a step and pass the planned time."""
         if self._checks:
             self.worker.check(core)
+        for job, *_ in chunks_of(step):
+            if job.slot is not None and not job.slot.ready and job.slot not in self._early:
+                self._copy(job.slot)
+                self._early.add(job.slot)
         self.worker.run(step, core)
         return super().run(step, core)
 
     def landed(self, until: int) -> Iterator[Landed]:
-        """Yield what is complete by then, copied."""
+        """Yield what is complete by then, adapters copied; swapped KV follows with the next step."""
         for landing in super().landed(until):
-            slot = _adapter(landing.transfer).slot
-            self.worker.adapters.place(slot)
-            self.worker.adapters.copy_in(slot)
+            transfer = landing.transfer
+            if isinstance(transfer, AdapterTransfer) and transfer.channel != "disk":
+                if transfer.slot in self._early:
+                    self._early.remove(transfer.slot)
+                else:
+                    self._copy(transfer.slot)
             yield landing
+
+    def _copy(self, slot: AdapterSlot) -> None:
+        self.worker.adapters.place(slot)
+        self.worker.adapters.copy_in(slot)
+
+
+def chunks_of(step: Step) -> list[Chunk]:
+    """Return what a step prefills."""
+    if isinstance(step, Prefill):
+        return [whole(job) for job in step.jobs]
+    return step.chunks if isinstance(step, Mixed) else []
 
 
 class TorchDevice:
@@ -76,11 +103,12 @@ class TorchDevice:
         self.iterations: list[Iteration] = []
         self._copies = copy_engine(worker.device)
         self._queue = LinkQueue()
-        self._blocked: AdapterTransfer | None = None  # popped, but the arena must be compacted first
-        self._under_way: AdapterTransfer | None = None
+        self._blocked: AnyTransfer | None = None  # popped, but there is no room before something else is done
+        self._under_way: AnyTransfer | None = None
         self._landed: deque[Landed] = deque()
         self._origin_ns: int | None = None
         self._told = 0  # the latest instant that the driver knows
+        self._core: Core | None = None
 
     def now(self) -> int:
         """Return the present in ticks."""
@@ -89,6 +117,7 @@ class TorchDevice:
 
     def run(self, step: Step, core: Core) -> int:
         """Execute a step and return when its tokens were complete."""
+        self._core = core
         start = self._clock()
         self.worker.run(step, core)
         done = self._copies.mark()
@@ -96,20 +125,19 @@ class TorchDevice:
         while not done.query():
             self._poll(may_compact=False)
         end = self.now()
-        jobs = step.jobs if isinstance(step, Prefill) else list(core.running)
-        ids = tuple(job.request.id for job in jobs)
-        tokens = sum(job.prompt_tokens for job in jobs) if isinstance(step, Prefill) else len(jobs)  # one step
-        one = Iteration(isinstance(step, Prefill), start, issued, end, step.ticks, ids, tokens)
-        self.iterations.append(one)
+        self.iterations.append(_iteration(step, list(core.running), start, issued, end))
         return end
 
     def send(self, transfer: AnyTransfer) -> None:
         """Queue a transfer and start it if the link is free.
 
         Raises:
-            RuntimeError: if it is not of an adapter from the host, which is all that this engine moves.
+            RuntimeError: if it comes from disk or shares the link, which no real copy does here.
         """
-        self._queue.push(_adapter(transfer))
+        if transfer.channel != "link":
+            msg = f"the torch engine has one link and no other channel in real time, got {transfer.channel}"
+            raise RuntimeError(msg)
+        self._queue.push(transfer)
         self._poll(may_compact=True)
 
     def promote(self, slot: AdapterSlot) -> None:
@@ -124,7 +152,10 @@ class TorchDevice:
         """Yield transfers that were seen to be complete by then."""
         self._poll(may_compact=True)
         while self._landed and self._landed[0].at <= until:
-            yield self._landed.popleft()
+            landing = self._landed.popleft()
+            if isinstance(landing.transfer, KvTransfer):
+                self.worker.landed(landing.transfer.job)
+            yield landing
 
     def next_landing(self) -> int | None:
         """Return when the next transfer landed; None as long as it is under way, since nobody knows."""
@@ -132,6 +163,8 @@ class TorchDevice:
 
     def wait(self, until: int | None) -> int:
         """Sleep until `until` or the next landing; with neither to wait for, return the last instant that was told."""
+        if self._core is not None:
+            self.worker.release(self._core)  # between steps it is as the core has it: KV that lands may need the room
         while until is not None or self._is_busy or self._landed:
             self._poll(may_compact=True)
             now = self.now()
@@ -163,26 +196,46 @@ class TorchDevice:
             self._start(may_compact=may_compact)
 
     def _start(self, *, may_compact: bool) -> None:
-        transfer = _adapter(self._queue.pop()) if self._blocked is None else self._blocked
-        adapters = self.worker.adapters
+        transfer = self._queue.pop() if self._blocked is None else self._blocked
         self._blocked = None
+        if isinstance(transfer, AdapterTransfer):
+            is_sent = self._try_send_adapter(transfer, may_compact=may_compact)
+        else:
+            is_sent = self._try_send_kv(transfer)
+        if is_sent:
+            self._under_way = transfer
+        else:
+            self._blocked = transfer
+
+    def _try_send_adapter(self, transfer: AdapterTransfer, *, may_compact: bool) -> bool:
+        adapters = self.worker.adapters
         if not adapters.try_place(transfer.slot):
             if not may_compact:  # a step reads the arena
-                self._blocked = transfer
-                return
+                return False
             with self._copies.exclusive():
                 adapters.place(transfer.slot)
         transfer.started = self._clock()
         with self._copies.recorded():
             adapters.copy_in(transfer.slot)
-        self._under_way = transfer
+        return True
+
+    def _try_send_kv(self, transfer: KvTransfer) -> bool:
+        started = self._clock()
+        with self._copies.recorded():
+            is_sent = self.worker.try_land(transfer.job)
+        if is_sent:
+            transfer.started = started
+        return is_sent
 
 
-def _adapter(transfer: AnyTransfer) -> AdapterTransfer:
-    if not isinstance(transfer, AdapterTransfer) or transfer.channel != "link":
-        msg = f"the torch engine moves adapters from the host alone, got {type(transfer).__name__}"
-        raise RuntimeError(msg)
-    return transfer
+def _iteration(step: Step, running: list[Job], start: int, issued: int, end: int) -> Iteration:
+    chunks = chunks_of(step)
+    batch = [] if isinstance(step, Prefill) else running
+    complete = [job for job, before, count in chunks if before + count == job.base_tokens]
+    kind: Kind = "decode" if not chunks else "mixed" if batch else "prefill"
+    ids = tuple(job.request.id for job in (*batch, *complete))
+    tokens = sum(chunk.tokens for chunk in chunks)
+    return Iteration(kind, start, issued, end, step.ticks, ids, len(chunks), tokens, len(batch))
 
 
 def _nap(left_ns: int) -> None:

@@ -11,7 +11,10 @@ import torch
 
 from gpu_validate.engine.attention import Packed
 from gpu_validate.engine.decoder import Earlier, Prompts
-from gpu_validate.engine.kv import BlockPool
+from gpu_validate.engine.graphs import padded_blocks, padded_requests
+from gpu_validate.engine.kv import NOBODYS_BLOCK, BlockPool
+from gpu_validate.engine.staging import Integers
+from gpu_validate.engine.told import SCRATCH
 from policies.base import IntArray
 from sim.job import Job
 from sim.steps import Chunk
@@ -20,15 +23,10 @@ from sim.steps import Chunk
 class Chunks(NamedTuple):
     """Chunks of prompts end to end."""
 
-    arrays: tuple[IntArray | Sequence[int], ...]  # tokens, positions, rows, last, bounds; with earlier parts rows, bounds
+    arrays: tuple[Integers, ...]  # tokens, positions, rows, last, bounds; with earlier parts also their rows, bounds
     lengths: tuple[int, ...]
     key_lengths: tuple[int, ...]
     complete: list[Job]  # requests that get a token
-
-    @property
-    def has_earlier(self) -> bool:
-        """Whether parts of some prompts were processed before."""
-        return self.lengths != self.key_lengths
 
     def on_device(self, sent: Sequence[torch.Tensor]) -> Prompts:
         """Return what the decoder takes, of the arrays on the device."""
@@ -54,7 +52,7 @@ def pack_chunks(chunks: Sequence[Chunk], pool: BlockPool, ids_of: Callable[[Job]
     keys = [pool.rows(chunk.job.request.id) for chunk in chunks]
     parts = [slice(chunk.before, end) for chunk, end in zip(chunks, ends, strict=True)]
     is_complete = [end == chunk.job.base_tokens for chunk, end in zip(chunks, ends, strict=True)]
-    arrays: tuple[IntArray | Sequence[int], ...] = (
+    arrays: tuple[Integers, ...] = (
         np.concatenate([ids_of(chunk.job)[part] for chunk, part in zip(chunks, parts, strict=True)]),
         np.concatenate([np.arange(part.start, part.stop) for part in parts]),
         np.concatenate([rows[part] for rows, part in zip(keys, parts, strict=True)]),
@@ -65,3 +63,32 @@ def pack_chunks(chunks: Sequence[Chunk], pool: BlockPool, ids_of: Callable[[Job]
         arrays += (np.concatenate(keys), list(accumulate(ends, initial=0)))
     complete = [chunk.job for chunk, complete in zip(chunks, is_complete, strict=True) if complete]
     return Chunks(arrays, lengths, tuple(ends), complete)
+
+
+def pack_steps(
+    jobs: Sequence[Job], pool: BlockPool, cell_of: Callable[[Job, int], int], *, pads: bool
+) -> tuple[Integers, ...]:
+    """Give each request a place for one token; return cells, positions, rows, lengths and, flat, the block tables.
+
+    Args:
+        jobs: the decode batch, at least one.
+        pool: its blocks.
+        cell_of: where the token of a request at a position is.
+        pads: whether rows and tables are padded to a shape that graphs are captured for.
+    """
+    ids = [job.request.id for job in jobs]
+    positions = [pool.tokens[id_] for id_ in ids]
+    cells = [cell_of(job, position) for job, position in zip(jobs, positions, strict=True)]
+    rows = [pool.grow(id_) for id_ in ids]
+    tables = [pool.tables[id_] for id_ in ids]
+    requests, width = len(ids), max(map(len, tables))
+    padded = padded_requests(requests) if pads else None
+    if padded is not None:
+        requests, width = padded, padded_blocks(width)
+    more = requests - len(ids)
+    blocks = np.full((requests, width), NOBODYS_BLOCK)
+    for row, table in zip(blocks, tables, strict=False):
+        row[: len(table)] = table
+    lengths = [position + 1 for position in positions]
+    scratch = [0] * more
+    return [*cells, *[SCRATCH] * more], positions + scratch, rows + scratch, lengths + [1] * more, blocks.reshape(-1)

@@ -12,7 +12,7 @@ SCRATCH = 0  # cell of padding rows: the first of a seat that nobody has
 
 
 class Told:
-    """Seats in the batch. Each has a cell for every position; a step reads a request's latest token and writes the next.
+    """Seats in the batch, each with a cell for every position: a step reads a request's latest token, writes the next.
 
     Args:
         seats: most requests in the batch.
@@ -29,8 +29,8 @@ class Told:
         self._aside: dict[int, list[int]] = {}  # what requests had been told when they last left the batch
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the ids of all requests that something is known of."""
-        return iter({**self._aside, **self._seats})
+        """Yield the ids of all requests that were ever in the batch and are not forgotten."""
+        return iter(self._aside)
 
     def cell(self, job: Job, position: int) -> int:
         """Return the cell of the token at a position; a request that comes back gets a seat, and there its last token.

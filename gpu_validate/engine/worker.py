@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, product
+from itertools import product
 
 import numpy as np
 import torch
 
-from gpu_validate.engine.adapters import DeviceAdapters
+from gpu_validate.engine.adapters import DeviceAdapters, LoraCall
+from gpu_validate.engine.attention import Packed
+from gpu_validate.engine.books import check_tokens
 from gpu_validate.engine.decoder import Decoder, NextTokens, Prompts
-from gpu_validate.engine.graphs import DecodeGraphs, padded_blocks, padded_requests
-from gpu_validate.engine.kv import NOBODYS_BLOCK, PagedKV, blocks_needed
+from gpu_validate.engine.graphs import DecodeGraphs, padded_requests
+from gpu_validate.engine.kv import PagedKV, blocks_needed
+from gpu_validate.engine.merged import MergedAdapter
+from gpu_validate.engine.packing import pack_chunks, pack_steps
 from gpu_validate.engine.staging import Staging
+from gpu_validate.engine.swap import HostKV
+from gpu_validate.engine.told import Told
 from gpu_validate.lora.backends import Backend
-from gpu_validate.lora.layout import Layout
 from gpu_validate.lora.plan import LoraPlan
 from policies.base import IntArray
 from sim.core import Core
 from sim.job import Job
-from sim.steps import Mixed, Prefill, Step
+from sim.steps import Chunk, Mixed, Prefill, Step
 
-SCRATCH_SEAT = 0
 COLUMNS = 4  # integers of a request in a decode step, besides its block table
 CPU = torch.device("cpu")
 Key = tuple[str, tuple[int | None, ...], tuple[int, ...]]
-
-
-class LoraCall:
-    """The adapters of one iteration, for the decoder.
-
-    Args:
-        backend: the kernels.
-        arena: where adapters lie, flat.
-        layout: of each adapter.
-        plan: which token uses which.
-    """
-
-    def __init__(self, backend: Backend, arena: torch.Tensor, layout: Layout, plan: LoraPlan) -> None:
-        self._backend = backend
-        self._arena = arena
-        self._layout = layout
-        self._plan = plan
-        self._modules = {module.name for module in layout.modules}
-
-    def add(self, y: torch.Tensor, x: torch.Tensor, layer: int, module: str) -> None:
-        """Add scale * B A x to y in place, for a module that has adapters."""
-        if module in self._modules:
-            self._backend.apply(y, x, self._arena, self._layout, layer, module, self._plan)
 
 
 def prompt_tokens(request_id: int, count: int, vocab: int) -> IntArray:
@@ -64,7 +45,7 @@ class Worker:
         kv: paged cache.
         adapters: those on the device.
         backend: LoRA kernels.
-        seats: most requests that decode at once; each keeps its last token on the device.
+        seats: most requests that decode at once; each keeps its tokens on the device.
         uses_graphs: whether decode steps are captured; on CUDA, with a backend that allows it.
         keeps_tokens: whether `emitted` lists the token ids of every request, for tests: it waits for the device.
     """
@@ -84,6 +65,7 @@ class Worker:
         self.kv = kv
         self.swapped = HostKV(kv)
         self.adapters = adapters
+        self.merged = MergedAdapter(decoder, adapters)
         self.device = kv.cache.device
         self.prefilled_tokens = 0  # that went through the decoder, likewise the next
         self.decoded_tokens = 0
@@ -102,6 +84,7 @@ class Worker:
     def run(self, step: Step, core: Core) -> None:
         """Issue a step; on a GPU it is not complete when this returns."""
         self.release(core)
+        self.merged.become(core.merged)
         if isinstance(step, Prefill):
             self.prefill(step.jobs)
             return
@@ -113,24 +96,24 @@ class Worker:
             self.decode(batch)
 
     def prefill(self, jobs: Sequence[Job]) -> None:
-        """Process whole prompts, with what was generated of them before; each gets a token, which stays on the device."""
+        """Process whole prompts, with what was generated before; each request gets a token that stays on the device."""
         self.mixed((), [Chunk(job, 0, job.base_tokens) for job in jobs])
 
     def mixed(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
         """Process chunks of prompts and add one token to each request of the batch, in one pass."""
         for chunk in chunks:
             self._extend(chunk)
-        steps = self._next_tokens(jobs) if jobs else ()
+        steps = pack_steps(jobs, self.kv.pool, self._told.cell, pads=False) if jobs else ()
         packed = pack_chunks(chunks, self.kv.pool, self._ids)
         first = [self._told.cell(job, job.base_tokens - 1) for job in packed.complete]
         sent = self._staging.send(first, *steps, *packed.arrays)
         prompts = packed.on_device(sent[1 + len(steps) :])
-        indices = [_palette_index(job) for job in jobs]
-        indices += [index for job, _, count in chunks for index in [_palette_index(job)] * count]
+        indices = [self._index(job) for job in jobs]
+        indices += [index for job, _, count in chunks for index in [self._index(job)] * count]
         lora = self._lora(self._plan(indices, self.device))
         if jobs:
-            cells, *rest, blocks = sent[1 : 1 + len(steps)]
-            batch = NextTokens(self._told.cells[cells], *rest, blocks.view(len(jobs), -1))
+            cells, positions, rows, lengths, blocks = sent[1 : 1 + len(steps)]
+            batch = NextTokens(self._told.cells[cells], positions, rows, lengths, blocks.view(len(jobs), -1))
             said = self.decoder.mixed(batch, prompts, self.kv, lora)
             self._told.after.index_copy_(0, torch.cat((cells, sent[0])), said)
         else:
@@ -141,11 +124,9 @@ class Worker:
 
     def decode(self, jobs: Sequence[Job]) -> None:
         """Add one token to each request."""
-        requests, width = len(jobs), 0
-        if self._graphs is not None:
-            requests, width = padded_requests(requests) or requests, LEAST_BLOCKS
-        metadata = self._staging.pack(*self._next_tokens(jobs, requests))
-        indices = [_palette_index(job) for job in jobs] + [None] * (requests - len(jobs))
+        steps = pack_steps(jobs, self.kv.pool, self._told.cell, pads=self._graphs is not None)
+        metadata, requests = self._staging.pack(*steps), len(steps[0])
+        indices = [self._index(job) for job in jobs] + [None] * (requests - len(jobs))
         plan = self._plan(indices, CPU if self._is_captured(requests) else self.device)
         self._issue(metadata, requests, plan)
         self._staging.mark()
@@ -164,15 +145,35 @@ class Worker:
             for plan in (None, self.adapters.empty_plan(count, self.device)):
                 self._issue(idle_metadata(count, count * (COLUMNS + width)), count, plan)
         for count in prompts:
-            at, scratch = torch.arange(count, device=self.device), torch.zeros_like(self._last[:1]).expand(count)
-            bounds = torch.tensor([0, count], device=self.device)
-            batch = Prompts(scratch, at, scratch, at[-1:], bounds, (count,))
+            at, scratch = (torch.arange(part, device=self.device) for part in (count, 1))
+            packed = Packed(torch.tensor([0, count], device=self.device), (count,))
+            batch = Prompts(scratch.expand(count), at, scratch.expand(count), at[-1:], packed)
             self.decoder.prefill(batch, self.kv, self._lora(self.adapters.empty_plan(count, self.device)))
 
     def release(self, core: Core) -> None:
-        """Free the KV of requests that the core has let go."""
-        for id_ in [id_ for id_ in self._seats if id_ not in core.live]:
-            self._unseat(id_)
+        """Have what requests hold where the core has it: on the device, on the host, or nowhere."""
+        live, waiting = core.live, core.waiting
+        for id_ in list(self.kv.pool.tables):
+            job = live.get(id_)
+            if job is None or job.kv != "gpu":
+                self._settle(id_, job or waiting.get(id_))
+        for id_ in self.swapped.tokens:
+            self._settle_swapped(id_, live.get(id_) or waiting.get(id_))
+        for id_ in [id_ for id_ in self._told if id_ not in live and id_ not in waiting]:
+            self._told.forget(id_)
+
+    def try_land(self, job: Job) -> bool:
+        """Issue the copies that bring swapped KV back, on the current stream, if there is room for it."""
+        id_ = job.request.id
+        is_here = id_ in self.kv.pool.tables  # stopped and admitted again before anybody looked
+        if not is_here and not self.swapped.try_bring_back(id_):
+            return False
+        self._landing.add(id_)
+        return True
+
+    def landed(self, job: Job) -> None:
+        """Take note that those copies are complete."""
+        self._landing.discard(job.request.id)
 
     def check(self, core: Core) -> None:
         """Raise RuntimeError with the numbers if memory here is not what the core believes; between steps only."""
@@ -180,38 +181,52 @@ class Worker:
         self.adapters.sweep()
         self.kv.pool.check()
         self.adapters.arena.check()
-        needed = blocks_needed(core.memory.limits, core.options.running_requests)
+        options, limits = core.options, core.memory.limits
+        needed = blocks_needed(limits, options.running_requests, options.block_tokens)
         if self.kv.pool.blocks < needed:
             msg = f"{self.kv.pool.blocks} KV blocks are fewer than the {needed} that the core's budget may take"
             raise RuntimeError(msg)
-        for job in core.running:
-            held, believed = self.kv.pool.tokens.get(job.request.id), core.held_tokens(job)
-            if held != believed:
-                msg = f"request {job.request.id} holds {held} tokens of KV, the core believes {believed}"
-                raise RuntimeError(msg)
+        check_tokens(core, self.kv.pool.tokens, self.swapped.tokens)
 
-    def _pack(self, ids: Sequence[int]) -> tuple[torch.Tensor, int]:
-        """Give each request a place for one token; return the step's metadata and how many rows it is padded to."""
-        pool = self.kv.pool
-        positions = [pool.tokens[id_] for id_ in ids]
-        rows = [pool.grow(id_) for id_ in ids]
-        tables = [pool.tables[id_] for id_ in ids]
-        requests, width = len(ids), max(map(len, tables))
-        padded = None if self._graphs is None else padded_requests(requests)
-        if padded is not None:
-            requests, width = padded, padded_blocks(width)
-        more = requests - len(ids)
-        blocks = np.full((requests, width), NOBODYS_BLOCK)
-        for row, table in zip(blocks, tables, strict=False):
-            row[: len(table)] = table
-        metadata = self._staging.pack(
-            [self._seats[id_] for id_ in ids] + [SCRATCH_SEAT] * more,
-            positions + [0] * more,
-            rows + [0] * more,
-            [position + 1 for position in positions] + [1] * more,
-            blocks.reshape(-1),
-        )
-        return metadata, requests
+    def _settle(self, id_: int, job: Job | None) -> None:
+        """Settle what the device holds of a request that is not in the batch."""
+        if job is None:
+            self.kv.pool.free(id_)
+        elif job.kv == "gpu":
+            self._told.set_aside(job, job.generated)
+        elif job.kv == "host" and id_ not in self._landing:
+            self.swapped.take_out(id_)
+            self._told.set_aside(job, job.generated)
+        elif job.kv == "none" and not job.prefilled:
+            self._drop(job)
+
+    def _settle_swapped(self, id_: int, job: Job | None) -> None:
+        """Settle what the host holds of a request."""
+        if job is not None and job.kv == "host":
+            return
+        if job is not None and job.kv == "gpu" and id_ not in self.kv.pool.tables and not self.try_land(job):
+            msg = f"no room for the KV of {job.request!r}: {self.kv.pool.free_blocks} blocks are free"
+            raise RuntimeError(msg)
+        self._landing.discard(id_)
+        self.swapped.drop(id_)
+
+    def _extend(self, chunk: Chunk) -> None:
+        """Give a request blocks for a chunk; the first one starts afresh."""
+        id_, pool = chunk.job.request.id, self.kv.pool
+        if chunk.before:
+            pool.extend(id_, chunk.tokens)
+            return
+        if id_ in pool.tables:
+            self._drop(chunk.job)
+        pool.allocate(id_, chunk.tokens)
+
+    def _drop(self, job: Job) -> None:
+        self.kv.pool.free(job.request.id)
+        self._told.set_aside(job, job.generated)
+
+    def _ids(self, job: Job) -> IntArray:
+        prompt = prompt_tokens(job.request.id, job.prompt_tokens, self.decoder.model.vocab)
+        return np.concatenate((prompt, np.array(self._told.generated(job), dtype=np.int64)))
 
     def _issue(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
         if self._graphs is not None and self._is_captured(requests):
@@ -224,10 +239,10 @@ class Worker:
 
     @torch.inference_mode()
     def _step(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
-        seats, positions, rows, lengths = metadata[: COLUMNS * requests].view(COLUMNS, requests)
+        cells, positions, rows, lengths = metadata[: COLUMNS * requests].view(COLUMNS, requests)
         tables = metadata[COLUMNS * requests :].view(requests, -1)
-        batch = NextTokens(self._last[seats], positions, rows, lengths, tables)
-        self._last.index_copy_(0, seats, self.decoder.decode(batch, self.kv, self._lora(plan)))
+        batch = NextTokens(self._told.cells[cells], positions, rows, lengths, tables)
+        self._told.after.index_copy_(0, cells, self.decoder.decode(batch, self.kv, self._lora(plan)))
 
     def _plan(self, indices: Sequence[int | None], device: torch.device) -> LoraPlan | None:
         if all(index is None for index in indices):
@@ -243,21 +258,15 @@ class Worker:
             return None
         return LoraCall(self._backend, self.adapters.arena.flat, self.adapters.store.layout, plan)
 
-    def _seat(self, job: Job) -> None:
-        id_ = job.request.id
-        if id_ in self._seats:  # stopped and admitted again before anybody looked
-            self._unseat(id_)
-        self.kv.pool.allocate(id_, job.prompt_tokens)
-        self._seats[id_] = self._free_seats.pop()
-
-    def _unseat(self, id_: int) -> None:
-        self.kv.pool.free(id_)
-        self._free_seats.append(self._seats.pop(id_))
+    def _index(self, job: Job) -> int | None:
+        """Return the palette index of the adapter that kernels add for a request."""
+        return None if job.slot is None or job.slot is self.merged.slot else job.slot.index
 
     def _note(self, jobs: Sequence[Job]) -> None:
         if self.emitted is not None:
             for job in jobs:
-                self.emitted.setdefault(job.request.id, []).append(int(self._last[self._seats[job.request.id]]))
+                cell = self._told.cell(job, self.kv.pool.tokens[job.request.id])
+                self.emitted.setdefault(job.request.id, []).append(int(self._told.cells[cell]))
 
 
 def idle_metadata(requests: int, size: int) -> torch.Tensor:
@@ -265,7 +274,3 @@ def idle_metadata(requests: int, size: int) -> torch.Tensor:
     metadata = torch.zeros(size, dtype=torch.int64)
     metadata[3 * requests : COLUMNS * requests] = 1  # a length of 0 would leave attention nothing to weigh
     return metadata
-
-
-def _palette_index(job: Job) -> int | None:
-    return None if job.slot is None else job.slot.index

@@ -23,7 +23,8 @@ is written by `chameleon systems table --out docs/systems.md`; change the system
 
 All serve the same requests: workload `paper` ({adapters} adapters of ranks {ranks}, lengths divided by {scale:g},
 Poisson arrivals), {requests} requests a run, {seeds} with the same draws for every system. One A40 (simulated),
-Llama-7B, and 27 GB set aside, so that 7.5 GB are left for KV and adapters together ({many}).
+Llama-7B, and 27 GB set aside, so that 7.5 GB are left for KV and adapters together.
+{gpus}
 
 ## How to read it
 
@@ -38,8 +39,10 @@ Llama-7B, and 27 GB set aside, so that 7.5 GB are left for KV and adapters toget
   one). They are bound by slots, not by GPU time; with more slots they look better, until slots eat the KV.
 * **A P99 stands beside its n**: completed requests over all seeds. Intervals are t intervals over seeds, 95 %; they
   say nothing about a wrong cost.
-* **Queue** is the verdict on each run. Where it is not `stable`, the percentiles measure the length of the run:
-  with twice the requests they would be about twice as long.
+* **Ten steps.** S-LoRA and Chameleon look for new requests every tenth decode step, all others after every step. That
+  is most of the distance between their P50 and everybody else's: `slora-ideal` is S-LoRA without it.
+* **Queue** is the verdict on each run. Where it says `overloaded`, the percentiles measure the length of the run: with
+  twice the requests they would be about twice as long. `backlogged` runs are somewhere on the way there.
 * **Hits**: share of requests that found their adapter on the GPU when they were admitted. A scheduler that waits
   for loads before it admits gets hits by definition. **GB**: bytes of adapters sent over the link, all runs' mean;
   an engine that copies each byte twice (S-LoRA) is counted once.
@@ -79,10 +82,10 @@ disk too.
 * **Falls short:** with enough slots the measured P99 is about three times ours. We know of no rule that does it:
   the rare stalls of a real server (its API process, garbage collection, prompts longer than our lognormal's) are
   not modelled.
-* **Falls short:** P50 and time per token are 10 to 25 % low, as the host time was found with one request in flight
-  and does not grow with the batch here. Faster steps free slots sooner, and so 8 and 16 slots come out milder than
-  measured, by more than the time per token: near and beyond the knee a waiting time is many small errors,
-  multiplied.
+* **Falls short:** with enough slots P50 is a quarter low and time per token a tenth, as the host time was found with
+  one request in flight and does not grow with the batch here, and the client's and the API's share of a first token
+  is left out. Faster steps free slots sooner, and so 8 and 16 slots come out milder than measured by more than that:
+  near and beyond the knee a waiting time is many small errors, multiplied.
 """
 
 TAIL = """\
@@ -118,14 +121,14 @@ def page(
 
 def _head(configs: Mapping[str, RunConfig], requests: int, reps: int) -> str:
     workload = PRESETS["paper"]
-    many = [f"`{name}` has {config.replicas} such GPUs" for name, config in configs.items() if config.replicas > 1]
+    many = [f"`{name}` has {config.replicas}" for name, config in configs.items() if config.replicas > 1]
     return HEAD.format(
         adapters=workload.adapters,
         ranks=", ".join(map(str, workload.ranks)),
         scale=workload.scale,
         requests=requests,
         seeds="one seed" if reps == 1 else f"{reps} seeds",
-        many="; ".join(many) or "all systems have one GPU",
+        gpus=f"Of such GPUs {', '.join(many)}; the others have one." if many else "Each has one such GPU.",
     )
 
 
