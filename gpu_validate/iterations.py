@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpu_validate.engine.build import Engine
     from gpu_validate.runner import Measure, Tally
 
+LONGEST_TOKENS = 2048  # of a prompt
 POOL_TOKENS = 40_000  # of the engine that is measured
 ADAPTERS = 100
 DECODE_STEPS = 20
@@ -41,7 +42,7 @@ def iteration_shapes(model: str, kernel: str, seed: int, *, graph: bool, tiny: b
         tiny: a handful of small shapes, which a CPU can do.
     """
     common = {"kernel": kernel, "graph": graph, "model": model, "seed": seed}
-    widest, longest = (4, 32) if tiny else (64, 2048)
+    widest, longest = (4, 32) if tiny else (64, LONGEST_TOKENS)
     seen: set[tuple[int, int, str]] = set()
     for requests, tokens, phase, split in _points(widest, longest, seed):
         if requests * tokens <= POOL_TOKENS // 2 and (requests, tokens, phase) not in seen:
@@ -108,6 +109,7 @@ class Iterations:
             backend=backend,
             clock="virtual",
             distinct_bytes=None if options.tiny else 2 << 30,
+            positions=LONGEST_TOKENS + 2 * DECODE_STEPS,
             uses_graphs=uses_graphs,
             seed=options.seed,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ COUNTERS = {
     "iterations": ("prefill", "decode", "prefill_tokens", "decode_tokens", "mean_batch", "prefill_s", "decode_s"),
     "requests": ("completed", "rejected", "unfinished"),
 }
+
+
+Columns = dict[str, Any]  # of a table, by name
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +87,35 @@ def counters_of(summary: Mapping[str, Any]) -> dict[str, float]:
 def iterations_frame(records: tuple[Records, ...]) -> pd.DataFrame:
     """Return a row per iteration in order of time: `start_s`, `duration_s`, `kind`, `requests`, `tokens`.
 
-    `context_tokens` is what a decode step reads; 0 for a prefill. Stalls of the engine are kind `load`.
+    `context_tokens` is what a decode step reads; 0 for a prefill. An iteration that does both is `mixed`, prompts and
+    batch counted together. Stalls of the engine are kind `load`.
     """
     import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
-    parts = [part for one in records for part in (_prefills(one), _decodes(one), _stalls(one))]
+    parts = [part for one in records for part in (*_working(one), _stalls(one))]
     table = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
     return table.sort_values(["start_s", "kind"], kind="stable").reset_index(drop=True)
 
 
-def _prefills(records: Records) -> dict[str, Any]:
-    rows = records.prefills
+def _working(records: Records) -> Iterator[dict[str, Any]]:
+    prefills, segments = ({name: rows[name] for name in rows.columns} for rows in (records.prefills, records.segments))
+    is_mixed, decodes_beside = (np.isin(rows["start"], records.mixed["start"]) for rows in (prefills, segments))
+    yield _prefills(_where(prefills, ~is_mixed))
+    yield _mixed(_where(prefills, is_mixed), _where(segments, decodes_beside))
+    yield _decodes(_where(segments, ~decodes_beside))
+
+
+def _where(rows: Columns, mask: Any) -> Columns:
+    return {name: column[mask] for name, column in rows.items()}
+
+
+def _prefills(rows: Columns) -> dict[str, Any]:
     return _columns(rows["start"], rows["ticks"], "prefill", rows["requests"], rows["tokens"], rows["requests"] * 0)
+
+
+def _mixed(rows: Columns, steps: Columns) -> dict[str, Any]:
+    requests, tokens = rows["requests"] + steps["batch"], rows["tokens"] + steps["batch"]
+    return _columns(rows["start"], rows["ticks"], "mixed", requests, tokens, steps["context"])
 
 
 def _stalls(records: Records) -> dict[str, Any]:
@@ -103,8 +123,7 @@ def _stalls(records: Records) -> dict[str, Any]:
     return _columns(rows["start"], rows["ticks"], "load", *([rows["start"] * 0] * 3))
 
 
-def _decodes(records: Records) -> dict[str, Any]:
-    rows = records.segments
+def _decodes(rows: Columns) -> dict[str, Any]:
     count = rows["count"]
     step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # place within its segment
     start, first, growth, batch, context = (

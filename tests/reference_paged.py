@@ -1,4 +1,4 @@
-"""A second simulator of a vLLM-like engine, written from the rules alone: KV in blocks on demand, chunks, adapter slots.
+"""A second simulator of a vLLM-like engine, written from the rules alone: KV in blocks on demand, chunks, slots, swap.
 
 It shares no code with the product. It walks one iteration at a time, keeps lists, recomputes every sum and has no
 closed form, so that whoever doubts it can read it in ten minutes.
@@ -8,30 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
-
-class PagedCosts(Protocol):
-    """Ticks of the four things that take time; ranks are (token rank, distinct, distinct rank, largest rank)."""
-
-    def prefill(self, requests: int, tokens: int, squared_tokens: int, *ranks: int) -> int: ...
-
-    def decode(self, requests: int, context_tokens: int, *ranks: int) -> tuple[int, int, int | None]: ...
-
-    def mixed(
-        self, requests: int, context_tokens: int, prompts: int, tokens: int, squared_tokens: int, ranks: Ranks
-    ) -> int: ...
-
-    def load(self, size_bytes: int) -> int: ...
-
-
-class Ranks(NamedTuple):
-    """What the LoRA kernels of one iteration see."""
-
-    token_rank: int
-    distinct: int
-    distinct_rank: int
-    max_rank: int
+Sums = tuple[int, int, int, int]  # token rank, distinct adapters, the sum of their ranks, the largest
 
 
 class Rules(NamedTuple):
@@ -43,13 +22,14 @@ class Rules(NamedTuple):
     kv_token_bytes: int
     block_tokens: int
     watermark_bytes: int
+    swap_bytes: int  # of KV on the host; 0: a stopped request computes its own again
     prefill: Literal["separate", "mixed", "chunked"]
     step_tokens: int
     batch_prompt_tokens: int
     prefills_per_step: int
     running_requests: int
     distinct_adapters: int
-    slot_rank: int  # 0: each its own
+    slot_rank: int  # that all adapters are computed at; 0: each its own
     blocks_on_load: bool
     skips: bool
 
@@ -64,24 +44,27 @@ class Row:
     output: int
     adapter: int | None
     generated: int = 0
-    done: int = 0  # tokens of the prompt that chunks have worked off
+    done: int = 0  # tokens of its prefill that chunks have worked off
+    runs: bool = False  # it decodes
+    is_saved: bool = False  # its KV outlived its stop
+    lands: int | None = None  # when that is back from the host
     admitted: int | None = None  # the admission that led to the first token
-    runs: bool = False  # its prompt is worked off
     preemptions: int = 0
     first_token: int | None = None
     finish: int | None = None
 
     @property
-    def tokens(self) -> int:
-        """What a prefill has to work on: a stopped request computes its own tokens again."""
-        return self.prompt + self.generated
+    def left(self) -> int:
+        """Tokens to prefill: a stopped request computes its own again."""
+        return 0 if self.is_saved else self.prompt + self.generated - self.done
 
     @property
-    def left(self) -> int:
-        return self.tokens - self.done
+    def held(self) -> int:
+        """Tokens in memory; the newest enters with the next step."""
+        return self.prompt + self.generated - (self.runs or self.is_saved)
 
 
-Chunk = tuple[Row, int]
+Chunk = tuple[Row, int]  # so many tokens of a request's prefill
 
 
 @dataclass
@@ -92,12 +75,14 @@ class Reference:
     adapters: Sequence[tuple[int, int]]  # (rank, bytes of the place that it takes)
     load_bytes: Sequence[int]
     rules: Rules
-    costs: PagedCosts
+    costs: Any  # ticks of prefill, decode, mixed, load and swap
     now: int = 0
+    swapping: int = 0  # ticks that the next step waits for KV on its way out
     waiting: list[Row] = field(default_factory=list)
     admitted: list[Row] = field(default_factory=list)  # oldest admission first
     last_used: dict[int, int] = field(default_factory=dict)  # adapters in memory
     loads: list[tuple[int, int, int]] = field(default_factory=list)  # (start, end, adapter)
+    returns: list[tuple[int, int, int]] = field(default_factory=list)  # (start, end, request)
     evictions: list[tuple[int, int]] = field(default_factory=list)  # (time, adapter)
     rejected: list[int] = field(default_factory=list)
     coming: list[Row] = field(default_factory=list)
@@ -107,35 +92,35 @@ class Reference:
         while self.coming or self.waiting or self.admitted:
             while self.coming and self.coming[0].arrival <= self.now:
                 self.arrive(self.coming.pop(0))
-            if self.waiting or self.admitted:
-                self.go_on()
-            elif self.coming:
-                self.now = self.coming[0].arrival
+            self.go_on()
 
     def arrive(self, row: Row) -> None:
-        fits_an_iteration = self.rules.prefill == "chunked" or row.prompt <= self.rules.batch_prompt_tokens
-        if fits_an_iteration and self.fits(self.kv_bytes(row.prompt + row.output) + 1, {row.adapter}):
+        fits_one_step = self.rules.prefill == "chunked" or row.prompt <= self.rules.batch_prompt_tokens
+        if fits_one_step and self.fits(self.kv_bytes(row.prompt + row.output) + 1, {row.adapter}):
             self.waiting.append(row)
         else:
             self.rejected.append(row.id)
 
     def go_on(self) -> None:
-        self.admit()
+        if not self.has_stopped_some():
+            self.admit()
         if self.rules.blocks_on_load:
-            self.now = max([self.now, *(self.loaded_by(row.adapter) for row in self.joining)])
+            self.now = max([self.now, *(self.ready_at(row) for row in self.joining)])
+        for row in self.ready():
+            if row.is_saved:
+                row.runs, row.is_saved, row.lands = True, False, None
         if not self.ready() and not self.running:
             self.now = min(self.next_events())
         elif self.ready() and self.rules.prefill == "separate":
-            self.prefill()
+            self.step([])
         else:
-            self.grow()
-            self.step()
+            self.has_stopped_some()  # those that are back from the host want to grow too
+            self.make_room(grows=True)
+            self.step(self.running)
 
     def next_events(self) -> list[int]:
-        landings = [end for _, end, _ in self.loads if end > self.now]
+        landings = [end for _, end, _ in [*self.loads, *self.returns] if end > self.now]
         return landings + [row.arrival for row in self.coming[:1]]
-
-    # --- admission ---
 
     @property
     def running(self) -> list[Row]:
@@ -145,39 +130,39 @@ class Reference:
     def joining(self) -> list[Row]:
         return [row for row in self.admitted if not row.runs]
 
+    # --- admission ---
+
     def admit(self) -> None:
         fresh: list[Row] = []
         skipped: set[int | None] = set()
         for row in [*self.waiting]:
             refusal = "adapters" if row.adapter in skipped else self.refusal(row, fresh)
             if refusal is None:
-                self.take_in(row)
                 fresh.append(row)
+                self.take_in(row)
             elif refusal == "adapters" and self.rules.skips:
                 skipped.add(row.adapter)
             else:
                 return
 
     def refusal(self, row: Row, fresh: list[Row]) -> str | None:
-        if not self.has_prompt_room(row, fresh):
+        if row.left and not self.has_prompt_room(row, fresh):
             return "tokens"
         if len(self.admitted) + 1 > self.rules.running_requests:
             return "running"
         together = {other.adapter for other in [*self.admitted, row]}
         if len(together - {None}) > self.rules.distinct_adapters:
             return "adapters"
-        return None if self.has_memory(row, together) else "memory"
+        kv = self.kv_bytes_of_all(grows=True) + self.kv_bytes(row.held + 1)
+        spare = self.rules.watermark_bytes if self.admitted else 0
+        return None if self.fits(kv + spare, together | set(self.in_flight())) else "memory"
 
     def has_prompt_room(self, row: Row, fresh: list[Row]) -> bool:
         rules = self.rules
         if rules.prefill == "chunked":
             return sum(other.left for other in self.joining) < rules.step_tokens - len(self.running)
-        return not fresh or sum(other.tokens for other in [*fresh, row]) <= rules.batch_prompt_tokens
-
-    def has_memory(self, row: Row, together: set[int | None]) -> bool:
-        kv = self.kv_bytes_of_all(grows=True) + self.kv_bytes(row.tokens + 1)
-        spare = self.rules.watermark_bytes if self.admitted else 0
-        return self.fits(kv + spare, together | set(self.in_flight()))
+        tokens = sum(other.left for other in fresh)
+        return not tokens or tokens + row.left <= rules.batch_prompt_tokens
 
     def take_in(self, row: Row) -> None:
         self.waiting.remove(row)
@@ -185,10 +170,13 @@ class Reference:
         row.admitted = self.now if row.first_token is None else row.admitted
         is_missing = row.adapter is not None and row.adapter not in self.last_used
         self.make_room(self.bytes_of({row.adapter}) if is_missing else 0)
+        if row.is_saved:
+            self.returns.append((*self.send(self.costs.swap(self.kv_bytes(row.held))), row.id))
+            row.lands = self.returns[-1][1]
         if row.adapter is not None:
             self.last_used[row.adapter] = self.now
             if is_missing:
-                self.load(row.adapter)
+                self.loads.append((*self.send(self.costs.load(self.load_bytes[row.adapter])), row.adapter))
 
     # --- memory and link ---
 
@@ -196,8 +184,8 @@ class Reference:
         blocks = -(-tokens // self.rules.block_tokens)
         return blocks * self.rules.block_tokens * self.rules.kv_token_bytes
 
-    def held_tokens(self, row: Row) -> int:
-        return row.tokens - row.runs  # the newest token enters the cache with the next step
+    def kv_bytes_of_all(self, *, grows: bool) -> int:
+        return sum(self.kv_bytes(row.held + (grows and row.runs)) for row in self.admitted)
 
     def bytes_of(self, adapters: Iterable[int | None]) -> int:
         return sum(self.adapters[adapter][1] for adapter in set(adapters) if adapter is not None)
@@ -208,17 +196,20 @@ class Reference:
             return False
         return kv_bytes + adapter_bytes <= rules.total_bytes
 
-    def make_room(self, adapter_bytes: int = 0, *, grows: bool = False) -> None:
-        """Make room for an adapter or for a token for all that run; whom no eviction would help stops, latest first."""
-        while not self.fits(kv := self.kv_bytes_of_all(grows=grows), self.last_used, adapter_bytes):
-            idle = set(self.last_used) - {row.adapter for row in self.admitted} - set(self.in_flight())
-            if self.fits(kv, set(self.last_used) - idle, adapter_bytes):
-                self.evict(idle)
-            else:
-                self.stop(self.admitted[-1])
+    @property
+    def idle(self) -> set[int]:
+        return set(self.last_used) - {row.adapter for row in self.admitted} - set(self.in_flight())
 
-    def kv_bytes_of_all(self, *, grows: bool) -> int:
-        return sum(self.kv_bytes(self.held_tokens(row) + (grows and row.runs)) for row in self.admitted)
+    def has_stopped_some(self) -> bool:
+        """Stop requests, latest first, until evicting all idle adapters would give all that run their next token."""
+        before = len(self.waiting)
+        while not self.fits(self.kv_bytes_of_all(grows=True), set(self.last_used) - self.idle):
+            self.stop([row for row in self.admitted if (row.lands or 0) <= self.now][-1])
+        return len(self.waiting) > before
+
+    def make_room(self, adapter_bytes: int = 0, *, grows: bool = False) -> None:
+        while not self.fits(self.kv_bytes_of_all(grows=grows), self.last_used, adapter_bytes):
+            self.evict(self.idle)
 
     def evict(self, idle: set[int]) -> None:
         wanted = {row.adapter for row in self.waiting}
@@ -227,66 +218,63 @@ class Reference:
         self.evictions.append((self.now, victim))
 
     def stop(self, row: Row) -> None:
-        self.admitted.remove(row)
-        row.runs, row.done = False, 0
+        on_host = [other for other in self.rows if other.is_saved and (other.lands is None or other.lands > self.now)]
+        size, taken = self.kv_bytes(row.held), sum(self.kv_bytes(other.held) for other in on_host)
+        row.is_saved = row.runs and taken + size <= self.rules.swap_bytes
+        self.swapping += self.costs.swap(size) if row.is_saved else 0
+        row.runs, row.done, row.lands = False, 0, None
         row.preemptions += 1
+        self.admitted.remove(row)
         self.waiting.insert(0, row)
 
-    def load(self, adapter: int) -> None:
-        start = max([self.now, *(end for _, end, _ in self.loads)])
-        self.loads.append((start, start + self.costs.load(self.load_bytes[adapter]), adapter))
-
-    def loaded_by(self, adapter: int | None) -> int:
-        return max((end for _, end, other in self.loads if other == adapter), default=0)
+    def send(self, ticks: int) -> tuple[int, int]:
+        """Return start and end of a transfer over the link, which takes one after the other."""
+        start = max([self.now, *(end for _, end, _ in [*self.loads, *self.returns])])
+        return start, start + ticks
 
     def in_flight(self) -> list[int]:
         return [adapter for _, end, adapter in self.loads if end > self.now]
 
+    def ready_at(self, row: Row) -> int:
+        return max([row.lands or 0, *(end for _, end, adapter in self.loads if adapter == row.adapter)])
+
     def ready(self) -> list[Row]:
-        return [row for row in self.joining if self.loaded_by(row.adapter) <= self.now]
+        return [row for row in self.joining if self.ready_at(row) <= self.now]
 
     # --- iterations ---
 
-    def grow(self) -> None:
-        self.make_room(grows=True)
-
-    def prefill(self) -> None:
-        chunks = self.chunks()
-        squares = sum(tokens * tokens for _, tokens in chunks)
-        total = sum(tokens for _, tokens in chunks)
-        self.now += self.costs.prefill(len(chunks), total, squares, *self.ranks(chunks))
-        self.work_off(chunks)
-
-    def step(self) -> None:
-        decoding = self.running
-        chunks = [] if self.rules.prefill == "separate" else self.chunks()
-        context = sum(self.held_tokens(row) + 1 for row in decoding)
-        ranks = self.ranks([*((row, 1) for row in decoding), *chunks])
-        if chunks:
-            squares = sum(tokens * (2 * row.done + tokens) for row, tokens in chunks)
-            total = sum(tokens for _, tokens in chunks)
-            self.now += self.costs.mixed(len(decoding), context, len(chunks), total, squares, ranks)
+    def step(self, decoding: list[Row]) -> None:
+        chunks = self.chunks() if self.rules.prefill != "separate" or not decoding else []
+        context = sum(row.held + 1 for row in decoding)
+        sizes, ranks = self.sizes(chunks), self.ranks([*((row, 1) for row in decoding), *chunks])
+        if not chunks:
+            self.pass_time(self.costs.decode(len(decoding), context, *ranks)[0])
+        elif self.rules.prefill == "separate":
+            self.pass_time(self.costs.prefill(*sizes, *ranks))
         else:
-            self.now += self.costs.decode(len(decoding), context, *ranks)[0]
+            self.pass_time(self.costs.mixed(len(decoding), context, *sizes, ranks))
         for row in decoding:
             self.emit(row)
         self.work_off(chunks)
 
+    def sizes(self, chunks: list[Chunk]) -> tuple[int, int, int]:
+        squares = sum(tokens * (2 * row.done + tokens) for row, tokens in chunks)
+        return len(chunks), sum(tokens for _, tokens in chunks), squares
+
+    def pass_time(self, ticks: int) -> None:
+        self.now += ticks + self.swapping
+        self.swapping = 0
+
     def chunks(self) -> list[Chunk]:
         rules = self.rules
-        if rules.prefill == "chunked":
-            budget = max(1, rules.step_tokens - len(self.running))
-        else:
-            budget = max(rules.batch_prompt_tokens, *(row.left for row in self.ready()[:1]), 0)
+        if rules.prefill == "separate":
+            return [(row, row.left) for row in self.ready()]
+        budget = max(1, rules.step_tokens - len(self.running))
         chunks: list[Chunk] = []
-        for row in self.ready():
-            if rules.prefill != "separate" and len(chunks) == rules.prefills_per_step:
-                break
-            tokens = min(row.left, budget)
-            if not tokens or (rules.prefill != "chunked" and tokens < row.left):
-                break
-            chunks.append((row, tokens))
+        for row in self.ready()[: rules.prefills_per_step]:
+            tokens = row.left if rules.prefill == "mixed" else min(row.left, budget)
             budget -= tokens
+            chunks += [(row, tokens)] if tokens else []
         return chunks
 
     def work_off(self, chunks: list[Chunk]) -> None:
@@ -298,16 +286,14 @@ class Reference:
 
     def emit(self, row: Row) -> None:
         row.generated += 1
-        if row.first_token is None:
-            row.first_token = self.now
+        row.first_token = self.now if row.first_token is None else row.first_token
         if row.generated == row.output:
             row.finish = self.now
             self.admitted.remove(row)
 
-    def ranks(self, chunks: list[Chunk]) -> Ranks:
-        rank_of = {row.adapter: self.adapters[row.adapter][0] for row, _ in chunks if row.adapter is not None}
-        token_rank = sum(tokens * rank_of.get(row.adapter, 0) for row, tokens in chunks)
-        largest = max(rank_of.values(), default=0)
-        if rank_of and self.rules.slot_rank:
-            largest = self.rules.slot_rank
-        return Ranks(token_rank, len(rank_of), sum(rank_of.values()), largest)
+    def ranks(self, chunks: list[Chunk]) -> Sums:
+        users = [(row.adapter, tokens) for row, tokens in chunks if row.adapter is not None]
+        token_rank = sum(tokens * self.adapters[adapter][0] for adapter, tokens in users)
+        ranks = [self.adapters[adapter][0] for adapter in {adapter for adapter, _ in users}]
+        largest = self.rules.slot_rank or max(ranks, default=0)
+        return token_rank, len(ranks), sum(ranks), largest if ranks else 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import simpy
@@ -23,6 +25,7 @@ from gpu_validate.engine.build import (  # noqa: E402
 )
 from gpu_validate.engine.copies import HostCopies  # noqa: E402
 from gpu_validate.engine.device import TorchDevice  # noqa: E402
+from gpu_validate.engine.dims import tiny  # noqa: E402
 from gpu_validate.lora.layout import Layout  # noqa: E402
 from gpu_validate.replay import Landed, Replay  # noqa: E402
 from policies.base import Adapter, Request  # noqa: E402
@@ -47,6 +50,11 @@ def deployment(system: str, *settings: str, pool_tokens: int | None = None, rate
     return deploy(load_config(system, settings, changes), asks_every_step=True)
 
 
+def opened(made: Deployment, **choices: Any) -> Engine:
+    """Return an engine of two layers: what the driver does is the same with more."""
+    return open_engine(made, dims=tiny(made.model).model_copy(update={"layers": 2}), **choices)
+
+
 def simulated(made: Deployment) -> Records:
     records = Records()
     env = simpy.Environment()
@@ -65,39 +73,120 @@ def replayed(made: Deployment, engine: Engine) -> Records:
     return engine.records
 
 
+@pytest.mark.parametrize(("pool_tokens", "rate"), [(None, 9.0), (700, 60.0)])
 @pytest.mark.parametrize("system", packaged_names())
-def test_every_system_leaves_the_log_of_simpy_while_torch_does_the_work(system: str) -> None:
-    made = deployment(system)
-    if reasons := refusals(made):
-        with pytest.raises(ValueError, match=f"the mini engine cannot run {system}: {reasons[0]}"):
-            open_engine(made)
+def test_every_system_leaves_the_log_of_simpy_while_torch_does_the_work(
+    system: str, pool_tokens: int | None, rate: float
+) -> None:
+    made = partial(deployment, system, pool_tokens=pool_tokens, rate=rate)
+    if made().config.replicas > 1:
+        with pytest.raises(ValueError, match=f"the mini engine cannot run {system}: replicas: one GPU serves one"):
+            open_engine(made())
         return
-    engine = open_engine(deployment(system), checks=True)
-    records = replayed(made, engine)
-    assert log(records) == log(simulated(deployment(system)))
+    engine = opened(made(), checks=True, keeps_tokens=True)
+    records = replayed(made(), engine)
+    assert log(records) == log(simulated(made()))
     assert len(records.requests) == REQUESTS
-    worker = engine.device.worker
-    assert worker.prefilled_tokens == records.prefills["tokens"].sum() >= made.trace.prompt_tokens.sum()
-    segments = records.segments
-    assert worker.decoded_tokens == (segments["batch"] * segments["count"]).sum() > REQUESTS
+    check_work(engine, made())
+
+
+def check_work(engine: Engine, made: Deployment) -> None:
+    """Raise AssertionError unless torch did all that was planned, and holds nothing of it any more."""
+    worker, records = engine.device.worker, engine.records
+    assert worker.prefilled_tokens == records.prefills["tokens"].sum()
+    assert worker.decoded_tokens == (records.segments["batch"] * records.segments["count"]).sum() > REQUESTS
+    served = {id_: int(made.trace.output_tokens[id_]) for id_ in range(REQUESTS) if id_ not in records.rejections}
+    assert {id_: len(tokens) for id_, tokens in sorted((worker.emitted or {}).items())} == served
     worker.check(engine.core)
     assert worker.kv.pool.free_blocks == worker.kv.pool.blocks
+    assert not worker.swapped.tokens
     assert set(worker.adapters.arena.offsets) == {slot.index for slot in engine.core.memory.held}
+
+
+CROWDED = 300  # tokens of KV, for a burst of requests
+SMALL_CHUNKS = "limits.step_tokens=32"
+FEW_ADAPTERS = ("limits.running_requests=4", "workload.adapters=3")
+FROM_DISK = ("adapters.host_bytes=300000000", "adapters.host_starts_warm=false")
+
+
+@pytest.mark.parametrize(
+    ("system", "settings", "pool_tokens", "seen"),
+    [
+        ("vllm", (SMALL_CHUNKS,), CROWDED, "mixed"),
+        ("vllm", (SMALL_CHUNKS, "loading.mode=overlapped", "memory.block_tokens=1"), CROWDED, "mixed"),
+        ("vllm", (SMALL_CHUNKS, "loading.mode=layerwise"), CROWDED, "mixed"),
+        ("vllm-v0", (), 220, "preemptions"),
+        ("vllm-swap", (), 220, "swaps"),
+        ("fastserve", (), 700, "swaps"),
+        ("fastserve", ("loading.sharing=fair",), 700, "swaps"),
+        ("fastserve", ("admission.preempted=keep",), 700, "preemptions"),
+        ("fastserve", ("admission.preempted=keep", "admission.shortage=recompute"), 700, "preemptions"),
+        ("fastserve", ("admission.preempted=recompute", "memory.block_tokens=1"), 700, "preemptions"),
+        ("fastserve", ("prefill=chunked", SMALL_CHUNKS), 700, "swaps"),
+        ("dlora", FEW_ADAPTERS, None, "preemptions"),
+        ("slora", ("loading.mode=layerwise",), None, "transfers"),
+        ("slora", FROM_DISK, None, "reads"),
+        ("slora", ("loading.sharing=fair", "loading.mode=overlapped"), None, "transfers"),
+    ],
+)
+def test_every_mechanism_leaves_the_log_of_simpy_while_torch_does_the_work(
+    system: str, settings: tuple[str, ...], pool_tokens: int | None, seen: str
+) -> None:
+    made = partial(deployment, system, *settings, pool_tokens=pool_tokens, rate=200.0)
+    engine = opened(made(), checks=True, keeps_tokens=True)
+    records = replayed(made(), engine)
+    assert log(records) == log(simulated(made()))
+    assert records.requests["preemptions"].any() if seen == "preemptions" else len(getattr(records, seen))
+    check_work(engine, made())
+
+
+def told(system: str, *settings: str, clock: str = "virtual", **choices: Any) -> tuple[Records, dict[int, list[int]]]:
+    made = partial(deployment, system, *settings, **choices)
+    engine = opened(made(), keeps_tokens=True, clock=clock)
+    records = replayed(made(), engine)
+    return records, engine.device.worker.emitted or {}
+
+
+PREEMPTED = [
+    ("fastserve", ("admission.preempted=keep",)),
+    ("fastserve", ("admission.preempted=swap",)),
+    ("fastserve", ("admission.preempted=recompute", "prefill=chunked", SMALL_CHUNKS)),
+]
+
+
+@pytest.mark.parametrize("clock", ["virtual", "real"])
+@pytest.mark.parametrize(("system", "settings"), PREEMPTED)
+def test_a_preempted_request_is_told_what_it_would_have_been_told_undisturbed(
+    system: str, settings: tuple[str, ...], clock: str
+) -> None:
+    undisturbed, tokens = told("slora")
+    records, same = told(system, *settings, clock=clock, pool_tokens=700, rate=500.0)
+    assert not undisturbed.requests["preemptions"].any()
+    assert clock == "real" or records.requests["preemptions"].sum() > 5
+    assert same == tokens
+
+
+def test_merged_weights_say_what_kernels_say() -> None:
+    few = "workload.adapters=3"
+    assert told("peft", few)[1] == told("slora", few)[1]
+    assert told("dlora", *FEW_ADAPTERS, rate=200.0)[1] == told("slora", *FEW_ADAPTERS)[1]
 
 
 def test_in_a_crowded_pool_adapters_make_way_for_each_other_and_the_log_is_the_same() -> None:
     crowded = partial(deployment, "slora", "cache.kind=lru", pool_tokens=900, rate=200.0)
-    engine = open_engine(crowded(), checks=True)
+    engine = opened(crowded(), checks=True)
     records = replayed(crowded(), engine)
     assert log(records) == log(simulated(crowded()))
     assert len(records.evictions) > 5
     engine.device.worker.check(engine.core)
 
 
-@pytest.mark.parametrize(("system", "mode"), [("slora", "slora_double"), ("chameleon", "flat")])
+@pytest.mark.parametrize(
+    ("system", "mode"), [("slora", "slora_double"), ("chameleon", "flat"), ("vllm", "vllm_slots"), ("dlora", "flat")]
+)
 def test_a_run_in_real_time_accounts_for_every_request(system: str, mode: str) -> None:
     made = deployment(system, rate=100.0)
-    engine = open_engine(made, clock="real", copy_mode=mode, keeps_tokens=True)
+    engine = opened(made, clock="real", copy_mode=mode, keeps_tokens=True)
     records = replayed(made, engine)
     assert sorted(records.requests["request"].tolist()) == list(range(REQUESTS))
     assert not records.requests["status"].any()
@@ -127,7 +216,7 @@ def test_the_way_of_copying_changes_nothing_that_is_said(mode: str) -> None:
     told = []
     for way in ("flat", mode):
         made = deployment("chameleon", rate=100.0)
-        engine = open_engine(made, copy_mode=way, keeps_tokens=True)
+        engine = opened(made, copy_mode=way, keeps_tokens=True)
         replayed(made, engine)
         told.append(engine.device.worker.emitted)
     assert told[0] == told[1]
@@ -146,7 +235,7 @@ def test_slots_are_those_of_the_configuration(settings: tuple[str, ...], expecte
 
 def test_an_engine_with_slots_serves_as_the_core_plans() -> None:
     made = partial(deployment, "slora", *SLOTS, "cache.kind=lru", rate=100.0)
-    engine = open_engine(made(), copy_mode="vllm_slots", checks=True)
+    engine = opened(made(), copy_mode="vllm_slots", checks=True)
     records = replayed(made(), engine)
     assert log(records) == log(simulated(made()))
     assert len(records.evictions) > 5
@@ -154,25 +243,33 @@ def test_an_engine_with_slots_serves_as_the_core_plans() -> None:
     assert len(engine.device.worker.adapters.arena.flat) == 5 * engine.device.worker.adapters.store.layout.elements(16)
 
 
+def refused(made: Deployment, reasons: Sequence[str], **choices: Any) -> None:
+    with pytest.raises(ValueError, match=f"the mini engine cannot run slora: {'; '.join(reasons)}$"):
+        open_engine(made, **choices)
+
+
+def test_what_the_engine_cannot_execute_is_refused_with_the_reason() -> None:
+    refused(deployment("slora", "replicas=2"), ["replicas: one GPU serves one replica, got 2"])
+    refused(deployment("slora", "parallel.tensor=2"), ["parallel.tensor: 2; one GPU is used"])
+
+
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("setting", "reason"),
     [
-        (("prefill=chunked",), "prefill: chunked; only whole prompts"),
-        (("loading.mode=layerwise",), "loading.mode: layerwise; only blocking and overlapped"),
-        (("admission.reserve=on_demand",), "admission.reserve: on_demand"),
-        (("adapters.host_bytes=10000000000",), "adapters.host_bytes: there is no disk"),
-        (("replicas=2",), "replicas: 2; one GPU serves one"),
-        (("parallel.tensor=2",), "parallel.tensor: 2; one GPU is used"),
+        ("loading.mode=layerwise", "loading.mode: layerwise; only blocking and overlapped, in real time"),
+        ("loading.mode=cpu_assisted", "loading.mode: cpu_assisted; only blocking and overlapped, in real time"),
+        ("loading.sharing=fair", "loading.sharing: fair; copies go one after the other, in real time"),
+        ("adapters.host_bytes=10000000000", "adapters.host_bytes: there is no disk behind the host, in real time"),
     ],
 )
-def test_what_the_engine_cannot_execute_is_refused_with_the_reason(settings: tuple[str, ...], reason: str) -> None:
-    with pytest.raises(ValueError, match=f"the mini engine cannot run slora: {reason}"):
-        open_engine(deployment("slora", *settings))
+def test_what_only_the_modelled_clock_can_do_is_refused_in_real_time(setting: str, reason: str) -> None:
+    assert not refusals(deployment("slora", setting))
+    refused(deployment("slora", setting), [reason], clock="real")
 
 
-def test_a_transfer_of_anything_but_an_adapter_is_told(link: tuple[TorchDevice, Slow, list[AdapterSlot]]) -> None:
+def test_a_transfer_on_another_channel_is_told(link: tuple[TorchDevice, Slow, list[AdapterSlot]]) -> None:
     device, _, slots = link
-    with pytest.raises(RuntimeError, match="moves adapters from the host alone"):
+    with pytest.raises(RuntimeError, match="one link and no other channel in real time, got disk"):
         device.send(AdapterTransfer(slots[0], 1, 0, is_demand=True, channel="disk"))
     as_link: Link = device
     assert as_link.left_ticks(slots[0], 0) is None
@@ -222,9 +319,10 @@ def test_memory_that_differs_from_what_the_core_believes_is_told() -> None:
         worker.check(core)
 
 
-def test_the_iterations_of_a_real_run_say_when_each_token_was_there() -> None:
-    made = deployment("chameleon", rate=100.0)
-    engine = open_engine(made, clock="real")
+@pytest.mark.parametrize("system", ["chameleon", "vllm"])
+def test_the_iterations_of_a_real_run_say_when_each_token_was_there(system: str) -> None:
+    made = deployment(system, rate=100.0)
+    engine = opened(made, clock="real")
     requests = replayed(made, engine).requests
     assert isinstance(engine.device, TorchDevice)
     emitted: dict[int, list[int]] = {}
@@ -339,12 +437,7 @@ def test_a_transfer_without_a_hole_waits_until_no_step_runs() -> None:
 
 
 def test_a_request_keeps_its_tokens_whatever_serves_beside_it() -> None:
-    told = []
-    for made in (deployment("chameleon", rate=100.0), deployment("slora", rate=3.0)):
-        engine = open_engine(made, keeps_tokens=True)
-        replayed(made, engine)
-        told.append(engine.device.worker.emitted)
-    assert told[0] == told[1]
+    assert told("chameleon", rate=100.0)[1] == told("slora", rate=3.0)[1] == told("vllm", SMALL_CHUNKS, rate=200.0)[1]
 
 
 def test_requests_that_nothing_will_admit_end_a_run_in_real_time() -> None:

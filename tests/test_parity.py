@@ -23,7 +23,10 @@ from sim.ticks import to_ticks
 from sim.yamlfile import packaged_names
 from tests.worlds import RoundCosts, World, core_of, jobs_of, play, replay
 
-TABLES = ("requests", "segments", "gaps", "prefills", "memory", "transfers", "evictions", "stalls")
+TABLES = (
+    *("requests", "segments", "gaps", "prefills", "mixed", "pauses", "swaps", "reads"),
+    *("memory", "transfers", "evictions", "stalls"),
+)
 US = 10**6  # ticks
 COSTS = RoundCosts(100 * US, 10 * US, 1000 * US, 10 * US, US, 0, 50 * US, 20 * US)
 

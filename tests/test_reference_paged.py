@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,42 +48,67 @@ def worlds(draw: st.DrawFn) -> World:
     count = draw(st.integers(1, 5))
     sizes = st.tuples(st.sampled_from([8, 16, 32]), st.sampled_from([20, 50, 120]))
     adapters = draw(st.lists(sizes, min_size=count, max_size=count))
-    slots = draw(st.one_of(st.none(), st.integers(1, 3)))
     kv = draw(st.sampled_from([100, 150, 250, 600]))
-    slot_bytes = max(size for _, size in adapters)
-    region = 2 * slot_bytes if slots is None else slots * slot_bytes
-    prefill = draw(st.sampled_from(["separate", "mixed", "chunked"]))
-    blocks = draw(st.booleans())
+    mechanism = draw(mechanisms(kv))
+    memory = draw(in_slots(adapters, kv) if mechanism["slot_rank"] else shared(adapters, kv))
+    blocks = (mechanism["prefill"] == "chunked" and mechanism["shortage"] == "swap") or draw(st.booleans())
     return World(
         draw(rows(count)),
         adapters,
-        total_bytes=kv + region,
-        kv_limit_bytes=draw(st.sampled_from([None, kv])) if slots is None else kv,
-        adapter_limit_bytes=draw(st.sampled_from([None, region])) if slots is None else region,
-        slot_bytes=None if slots is None else slot_bytes,
+        **memory,
         kv_token_bytes=draw(st.sampled_from([1, 1, 3])),
         admit_every_steps=0,
         batch_prompt_tokens=draw(st.sampled_from([60, 200, 10_000])) if blocks else 10_000,
         running_requests=draw(st.sampled_from([1, 2, 5, 1000])),
-        distinct_adapters=draw(st.sampled_from([1, 2, 1000])) if slots is None else slots,
         blocks_on_load=blocks,
         scheduler=draw(st.sampled_from([FCFS, SkipAdapters])),
-        costs=draw(st.sampled_from([MixedCosts]))(
+        costs=MixedCosts(
             decode_rank=draw(st.sampled_from([0, 1])),
             decode_context=draw(st.sampled_from([0, 1, 7])),
             load_byte=draw(st.sampled_from([1, 20])),
             floor=draw(st.sampled_from([0, 1100, 2000])),
         ),
-        mechanism={
-            "reserve": "on_demand",
-            "prefill": prefill,
-            "step_tokens": draw(st.sampled_from([8, 32, 64, 10_000])),
-            "prefills_per_step": draw(st.sampled_from([1, 1000] if prefill == "mixed" else [1, 2, 1000])),
-            "block_tokens": draw(st.sampled_from([1, 4, 16])),
-            "watermark_bytes": draw(st.sampled_from([0, 0, kv // 10])),
-            "slot_rank": 0 if slots is None else 32,
-        },
+        mechanism=mechanism,
     )
+
+
+@st.composite
+def mechanisms(draw: st.DrawFn, kv_bytes: int) -> dict[str, Any]:
+    prefill = draw(st.sampled_from(["separate", "mixed", "chunked"]))
+    return {
+        "reserve": "on_demand",
+        "prefill": prefill,
+        "step_tokens": draw(st.sampled_from([8, 32, 64, 10_000])),
+        "prefills_per_step": draw(st.sampled_from([1, 1000] if prefill == "mixed" else [1, 2, 1000])),
+        "block_tokens": draw(st.sampled_from([1, 4, 16])),
+        "watermark_bytes": draw(st.sampled_from([0, 0, kv_bytes // 10])),
+        "slot_rank": draw(st.sampled_from([0, 32])),
+        "shortage": draw(st.sampled_from(["recompute", "swap"])),
+        "swap_bytes": draw(st.sampled_from([60, 10_000])),
+    }
+
+
+@st.composite
+def in_slots(draw: st.DrawFn, adapters: list[tuple[int, int]], kv_bytes: int) -> dict[str, Any]:
+    slots, slot_bytes = draw(st.integers(1, 3)), max(size for _, size in adapters)
+    return {
+        "total_bytes": kv_bytes + slots * slot_bytes,
+        "kv_limit_bytes": kv_bytes,
+        "adapter_limit_bytes": slots * slot_bytes,
+        "slot_bytes": slot_bytes,
+        "distinct_adapters": slots,
+    }
+
+
+@st.composite
+def shared(draw: st.DrawFn, adapters: list[tuple[int, int]], kv_bytes: int) -> dict[str, Any]:
+    region = 2 * max(size for _, size in adapters)
+    return {
+        "total_bytes": kv_bytes + region,
+        "kv_limit_bytes": draw(st.sampled_from([None, kv_bytes])),
+        "adapter_limit_bytes": draw(st.sampled_from([None, region])),
+        "distinct_adapters": draw(st.sampled_from([1, 2, 1000])),
+    }
 
 
 def reference(world: World) -> Reference:
@@ -94,6 +120,7 @@ def reference(world: World) -> Reference:
         kv_token_bytes=world.kv_token_bytes,
         block_tokens=mechanism.get("block_tokens", 1),
         watermark_bytes=mechanism.get("watermark_bytes", 0),
+        swap_bytes=mechanism.get("swap_bytes", 1 << 40) if mechanism.get("shortage") == "swap" else 0,
         prefill=mechanism.get("prefill", "separate"),
         step_tokens=mechanism.get("step_tokens", 1 << 40),
         batch_prompt_tokens=world.batch_prompt_tokens,
@@ -117,10 +144,9 @@ Outcome = dict[str, Any]
 def told_by_the_reference(world: World) -> Outcome:
     engine = reference(world)
     return {
-        "requests": {
-            row.id: (row.admitted, row.first_token, row.finish, row.preemptions) for row in engine.rows
-        },
+        "requests": {row.id: (row.admitted, row.first_token, row.finish, row.preemptions) for row in engine.rows},
         "loads": engine.loads,
+        "returns": engine.returns,
         "evictions": engine.evictions,
         "rejected": sorted(engine.rejected),
     }
@@ -128,12 +154,14 @@ def told_by_the_reference(world: World) -> Outcome:
 
 def told_by_the_product(world: World) -> Outcome:
     _, records = play(world)
-    requests, transfers, evictions = records.requests, records.transfers, records.evictions
+    requests, transfers, evictions, swaps = records.requests, records.transfers, records.evictions, records.swaps
+    returns = zip(*(swaps[c].tolist() for c in ("start", "end", "request", "way")), strict=True)
     columns = [requests[name].tolist() for name in ("admitted", "first_token", "finish", "preemptions")]
     cells = zip(*([None if t == NEVER else t for t in column] for column in columns), strict=True)
     return {
         "requests": dict(sorted(zip(requests["request"].tolist(), cells, strict=True))),
         "loads": list(zip(*(transfers[c].tolist() for c in ("start", "end", "adapter")), strict=True)),
+        "returns": [row[:3] for row in returns if not row[3]],
         "evictions": list(zip(*(evictions[c].tolist() for c in ("time", "adapter")), strict=True)),
         "rejected": sorted(records.rejections),
     }
@@ -143,3 +171,61 @@ def told_by_the_product(world: World) -> Outcome:
 @given(worlds())
 def test_the_product_agrees_with_the_reference_in_every_instant_preemption_load_and_eviction(world: World) -> None:
     assert told_by_the_product(world) == told_by_the_reference(world)
+
+
+def crowded(prefill: str = "chunked", **mechanism: Any) -> World:
+    """Return a world of two slots and little memory: skipping, chunks, evictions, preemptions and a rejection."""
+    requests = [(1_000 * i, 11 + i, 12 + i % 20, (0, 1, None, 2, 0, 3)[i % 6]) for i in range(24)]
+    return World(
+        [*requests, (60_000, 300, 300, 0)],
+        [(8, 100), (16, 120), (32, 150), (8, 90)],
+        total_bytes=460,
+        kv_limit_bytes=160,
+        adapter_limit_bytes=300,
+        slot_bytes=150,
+        distinct_adapters=2,
+        admit_every_steps=0,
+        scheduler=SkipAdapters,
+        costs=MixedCosts(),
+        mechanism={
+            "reserve": "on_demand",
+            "prefill": prefill,
+            "step_tokens": 16,
+            "block_tokens": 4,
+            "slot_rank": 32,
+            **mechanism,
+        },
+    )
+
+
+@pytest.mark.parametrize("prefill", ["separate", "mixed", "chunked"])
+@pytest.mark.parametrize("shortage", ["recompute", "swap"])
+def test_a_crowded_world_meets_everything_that_the_reference_can_tell(prefill: str, shortage: str) -> None:
+    world = crowded(prefill, shortage=shortage)
+    told = told_by_the_reference(world)
+    admitted = [row[0] for row in told["requests"].values() if row[0] is not None]
+    assert admitted != sorted(admitted)
+    assert sum(row[3] for row in told["requests"].values()) > 1
+    assert told["evictions"]
+    assert bool(told["returns"]) == (shortage == "swap")
+    assert told["rejected"] == [24]
+    assert told == told_by_the_product(world)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block_tokens": 1},
+        {"step_tokens": 17},
+        {"slot_rank": 16},
+        {"watermark_bytes": 20},
+        {"prefills_per_step": 1},
+        {"shortage": "swap"},
+    ],
+)
+def test_the_two_disagree_when_the_rules_differ(change: dict[str, Any]) -> None:
+    assert told_by_the_reference(crowded()) != told_by_the_product(crowded(**change))
+
+
+def test_the_two_disagree_when_nobody_is_skipped() -> None:
+    assert told_by_the_reference(crowded()) != told_by_the_product(replace(crowded(), scheduler=FCFS))

@@ -45,6 +45,7 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
     clock: Clock = "virtual",
     copy_mode: str = "flat",
     distinct_bytes: int | None = None,
+    positions: int | None = None,
     uses_graphs: bool = True,
     keeps_tokens: bool = False,
     checks: bool = False,
@@ -65,6 +66,7 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
         clock: real, or the cost model's.
         copy_mode: how adapters cross the link, a key of `COPY_MODES`.
         distinct_bytes: size of the host's adapter memory, shared beyond this; None: each adapter has its own.
+        positions: of the longest sequence that may be executed; None: of the longest in the trace.
         uses_graphs: capture decode steps, where device and backend allow it.
         keeps_tokens: keep all token ids, for tests.
         checks: check the worker's laws before every step (virtual clock).
@@ -91,7 +93,7 @@ def open_engine(  # noqa: PLR0913 - one keyword per free choice
     adapters, kv = _memory(deployment, store, model, copy_mode, configured_slots(deployment, divisor), where)
     limits = deployment.limits
     worker = Worker(
-        Decoder(model, max_positions=longest(deployment), dtype=dtype, device=where, seed=seed),
+        Decoder(model, max_positions=positions or longest(deployment), dtype=dtype, device=where, seed=seed),
         kv,
         adapters,
         backends.backend(backend),
