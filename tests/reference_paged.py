@@ -92,7 +92,8 @@ class Reference:
         while self.coming or self.waiting or self.admitted:
             while self.coming and self.coming[0].arrival <= self.now:
                 self.arrive(self.coming.pop(0))
-            self.go_on()
+            if self.coming or self.waiting or self.admitted:
+                self.go_on()
 
     def arrive(self, row: Row) -> None:
         fits_one_step = self.rules.prefill == "chunked" or row.prompt <= self.rules.batch_prompt_tokens

@@ -102,8 +102,23 @@ def test_iterations_add_up_to_the_summary() -> None:
     assert by_kind.sum()["prefill"] == pytest.approx(told["prefill_s"], rel=1e-9)
 
 
-def test_iterations_follow_each_other_without_overlap() -> None:
-    iterations = from_result(simulated()).iterations
+def test_an_iteration_that_prefills_and_decodes_is_one_of_its_own_kind() -> None:
+    result = simulated(system="vllm")
+    iterations, told = from_result(result).iterations, result.summary["iterations"]
+    assert iterations is not None
+    count = iterations["kind"].value_counts()
+    assert count["mixed"] == told["mixed"] > 0
+    assert count["prefill"] == told["prefill"] - told["mixed"]
+    assert count["decode"] == told["decode"] - told["mixed"]
+    rows = iterations[iterations["kind"] == "mixed"]
+    assert rows["duration_s"].sum() == pytest.approx(told["mixed_s"], rel=1e-9)
+    assert (rows["tokens"] >= rows["requests"]).all()
+    assert iterations["tokens"].sum() == told["prefill_tokens"] + told["decode_tokens"]
+
+
+@pytest.mark.parametrize("system", ["slora", "vllm"])
+def test_iterations_follow_each_other_without_overlap(system: str) -> None:
+    iterations = from_result(simulated(system=system)).iterations
     assert iterations is not None
     ends = (iterations["start_s"] + iterations["duration_s"]).to_numpy()
     assert (iterations["start_s"].to_numpy()[1:] >= ends[:-1] - 1e-9).all()

@@ -12,11 +12,14 @@ torch = pytest.importorskip("torch")
 
 from gpu_validate.engine.adapters import COPY_MODES, DeviceAdapters, HostStore  # noqa: E402
 from gpu_validate.engine.arena import ALIGNMENT_BYTES, Arena, aligned  # noqa: E402
-from gpu_validate.engine.kv import BLOCK_TOKENS, BlockPool, blocks_needed  # noqa: E402
+from gpu_validate.engine.kv import BLOCK_TOKENS, BlockPool, PagedKV, blocks_needed  # noqa: E402
+from gpu_validate.engine.swap import HostKV  # noqa: E402
+from gpu_validate.engine.told import Told  # noqa: E402
 from gpu_validate.lora.layout import Layout  # noqa: E402
-from sim.job import AdapterSlot  # noqa: E402
+from policies.base import Request  # noqa: E402
+from sim.job import AdapterSlot, Job  # noqa: E402
 from sim.memory import MemoryLimits  # noqa: E402
-from tests.engine_world import CPU, RANKS, arena_for, slots_of, store_of  # noqa: E402
+from tests.engine_world import CPU, MODEL, RANKS, arena_for, slots_of, store_of  # noqa: E402
 
 UNIT = ALIGNMENT_BYTES // 4
 Moves = list[tuple[str, int, int]]
@@ -26,12 +29,13 @@ def moves(*names: str, size: int) -> st.SearchStrategy[Moves]:
     return st.lists(st.tuples(st.sampled_from(names), st.integers(0, 7), st.integers(1, size)), max_size=40)
 
 
-@given(moves("allocate", "grow", "grow", "free", size=70))
+@given(moves("allocate", "grow", "grow", "extend", "free", size=70))
 def test_every_block_is_free_or_held_by_one_request(done: Moves) -> None:
     pool = BlockPool(12)
     acts: dict[str, Callable[[int, int], object]] = {
         "allocate": pool.allocate,
         "grow": lambda owner, _: pool.grow(owner),
+        "extend": pool.extend,
         "free": lambda owner, _: pool.free(owner),
     }
     for name, owner, tokens in done:
@@ -55,6 +59,54 @@ def test_blocks_hold_the_token_budget_however_it_is_split(held: list[int], spare
     for owner, tokens in enumerate(held):
         pool.allocate(owner, tokens)
     pool.check()
+
+
+def test_whole_blocks_need_no_room_for_their_ends() -> None:
+    limits = MemoryLimits(10**9, 100 * 7, 0, 7)
+    assert blocks_needed(limits, 30, BLOCK_TOKENS) == 7
+    assert blocks_needed(limits, 30, 2 * BLOCK_TOKENS) == 7
+    assert blocks_needed(limits, 30, BLOCK_TOKENS // 2) == 7 + 30
+
+
+def test_swapped_kv_comes_back_as_it_was_into_other_blocks() -> None:
+    kv = PagedKV(MODEL, 6, dtype=torch.float32, device=CPU)
+    host = HostKV(kv)
+    kv.pool.allocate(1, 40)
+    kv.cache.normal_()
+    before, rows = kv.cache[:, :, kv.pool.rows(1)], kv.pool.rows(1).tolist()
+    host.take_out(1)
+    assert (kv.pool.free_blocks, host.tokens) == (6, {1: 40})
+    kv.pool.allocate(2, 90)
+    assert not host.try_bring_back(1)
+    kv.pool.free(2)
+    kv.pool.allocate(3, 1)
+    kv.cache.zero_()
+    assert host.try_bring_back(1)
+    assert kv.pool.rows(1).tolist() != rows
+    assert torch.equal(kv.cache[:, :, kv.pool.rows(1)], before)
+    host.drop(1)
+    assert 1 not in host
+
+
+def test_what_a_request_was_told_is_kept_while_it_waits() -> None:
+    told, job = Told(1, 20, CPU), Job(Request(5, 0.0, 3, 9, None), 0, 9, 9, None)
+    start = told.cell(job, 0)
+    told.cells[start + 3 : start + 6] = torch.tensor([7, 8, 9])
+    with pytest.raises(RuntimeError, match=r"Request\(6.* finds all 1 seats taken"):
+        told.cell(Job(Request(6, 0.0, 3, 9, None), 0, 9, 9, None), 0)
+    job.generated = 3
+    told.set_aside(job, 3)
+    told.cells.zero_()
+    assert told.generated(job) == [7, 8, 9]
+    assert told.cells[told.cell(job, 5)] == 9  # its latest token is where the next step reads it
+    told.cells[told.cell(job, 6)] = 4
+    told.set_aside(job, 4)
+    job.generated = 4
+    assert told.generated(job) == [7, 8, 9, 4]
+    job.generated = 0  # squashed
+    assert told.generated(job) == []
+    told.forget(5)
+    assert list(told) == []
 
 
 def test_a_request_too_many_is_told_with_the_numbers() -> None:

@@ -33,7 +33,7 @@ from sim.build import Deployment, deploy, jobs  # noqa: E402
 from sim.config import load_config  # noqa: E402
 from sim.engine import Replica, simulate  # noqa: E402
 from sim.job import AdapterSlot, Job  # noqa: E402
-from sim.link import AdapterTransfer, Link  # noqa: E402
+from sim.link import AdapterTransfer, KvTransfer, Link  # noqa: E402
 from sim.records import NEVER, Records  # noqa: E402
 from sim.steps import Prefill  # noqa: E402
 from sim.ticks import TICKS_PER_S, to_ticks  # noqa: E402
@@ -381,6 +381,33 @@ def test_one_transfer_is_under_way_and_demand_goes_first(link: tuple[TorchDevice
 def slot_of(landed: Landed) -> AdapterSlot:
     assert isinstance(landed.transfer, AdapterTransfer)
     return landed.transfer.slot
+
+
+def test_kv_comes_back_beside_adapters_once_there_is_room(link: tuple[TorchDevice, Slow, list[AdapterSlot]]) -> None:
+    device, slow, slots = link
+    slow.arrives = True
+    worker, core = device.worker, open_engine(deployment("slora")).core
+    away, here = job_of(worker, 1, 20, 0), job_of(worker, 2, 620, 0)
+    worker.prefill([away])
+    core.live.update({1: away, 2: here})
+    away.kv, away.generated, away.base_tokens = "host", 1, 20
+    worker.release(core)
+    assert worker.swapped.tokens == {1: 20}
+    device._core = core
+    worker.kv.pool.allocate(2, here.prompt_tokens)  # all but one block
+    here.kv = "gpu"
+    back = KvTransfer(away, 1, 1, device.now())
+    device.send(back)
+    sent(device, slots[0], is_demand=True)
+    assert list(device.landed(device.now())) == []
+    del core.live[2]
+    landed = [*device.landed(device.wait(None)), *device.landed(device.wait(None))]
+    assert landed[0].transfer is back
+    assert slot_of(landed[1]) is slots[0]
+    away.kv = "gpu"
+    worker.release(core)
+    assert worker.kv.pool.tokens == {1: 20}
+    assert not worker.swapped.tokens
 
 
 class Long:

@@ -223,6 +223,6 @@ def test_random_worlds_are_served_as_planned_and_told_the_right_tokens(data: st.
     scheduler = data.draw(st.sampled_from(sorted(SCHEDULERS)))
     world = data.draw(st.one_of(worlds(scheduler), crowded_worlds(scheduler)))
     if world.mechanism.get("early_start") is not None:
-        # A request whose KV is there must not go on before its adapter is: nothing of a prefill hides that load.
+        # The core would let a request whose KV is there decode while its adapter is still on its way.
         world = replace(world, mechanism={**world.mechanism, "preempted": "recompute", "shortage": "recompute"})
     checked(replace(world, asks_every_step=True))

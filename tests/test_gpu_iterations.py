@@ -108,5 +108,17 @@ def test_a_prefill_is_timed_a_few_times_after_one_that_does_not_count(monkeypatc
     assert (timing.n, timing.p50_s) == (LEAST_RUNS, 0.5)
 
 
+def test_the_measured_engine_has_positions_for_every_shape() -> None:
+    pytest.importorskip("torch")
+    from gpu_validate.commands import Options  # noqa: PLC0415 - needs torch
+    from gpu_validate.iterations import Iterations  # noqa: PLC0415 - needs torch
+
+    decoder = Iterations(
+        Options("cpu", models=("tiny",)), "torch_loop", uses_graphs=False
+    )._engine.device.worker.decoder
+    longest = max(shape.config["tokens_each"] for shape in iteration_shapes("llama-7b", "bgmv", 0, graph=True))
+    assert decoder.max_positions > longest + 1 + DECODE_STEPS
+
+
 def is_prefill(shape: Shape) -> bool:
     return bool(shape.config["phase"] == "prefill")
