@@ -131,6 +131,8 @@ class AdapterTraffic:
         if self._host is not None:
             self._host.take_in(transfer.slot)
         self._send(transfer.slot, now, is_demand=transfer.is_demand)
+        if transfer.slot.waiters:  # somebody was admitted while it was read ahead of need
+            self._link.promote(transfer.slot)
 
     def landed(self, transfer: AdapterTransfer, now: int) -> None:
         """An adapter is complete on the GPU: tell those that wait for it."""

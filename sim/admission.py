@@ -113,7 +113,7 @@ class Round:
             return False
         absent = 0 if job.slot is None or job.slot.held else job.slot.size
         kv_bytes = self._kv_bytes(job) - core.kv.bytes_of(core.held_tokens(held))
-        if not memory.can_make_room(kv_bytes, absent - freed_bytes, keep=job.slot):
+        if not memory.can_make_room(kv_bytes + self._growth_bytes(job), absent - freed_bytes, keep=job.slot):
             return False
         peak, limit = core.peak.without(held), memory.kv_cap_tokens(new_bytes - freed_bytes) - self._kept_tokens(job)
         if self._fits(peak, job, limit):
@@ -193,8 +193,8 @@ class Round:
 
     def _refusal(self, job: Job) -> Refusal | None:
         core, options = self._core, self._core.options
-        if job.needs_prefill and not self._has_budget(job):
-            return Refusal.PROMPT_TOKENS
+        if options.prefill == "chunked" and job.needs_prefill and self._left_tokens <= 0:
+            return Refusal.PROMPT_TOKENS  # nobody would get a token of this step
         if len(core.live) >= options.running_requests:
             return Refusal.RUNNING
         if core.merged is not None and job.slot is not core.merged:
@@ -202,12 +202,14 @@ class Round:
         is_new = job.slot is not None and not job.slot.users
         if is_new and core.adapters.active >= options.distinct_adapters:
             return Refusal.ADAPTERS
+        if job.needs_prefill and not self._has_budget(job):
+            return Refusal.PROMPT_TOKENS
         return self._memory_refusal(job)
 
     def _has_budget(self, job: Job) -> bool:
         # A chunked prefill starts with whatever is left; a recomputed prompt may exceed the limit, but then goes alone.
         if self._core.options.prefill == "chunked":
-            return self._left_tokens > 0
+            return True
         is_alone = not self.accepted and job.base_tokens > self._core.options.batch_prompt_tokens
         return job.base_tokens <= self._left_tokens or is_alone
 
@@ -243,9 +245,9 @@ class Round:
         core = self._core
         if not core.grows_on_demand:
             return 0
-        own = core.kv.bytes_of(job.base_tokens + 1) - core.kv.bytes_of(job.base_tokens)
+        first = sum(core.kv.first_growth_bytes(one.base_tokens) for one in (job, *core.joining))
         watermark = core.options.watermark_bytes if core.live else 0
-        return own + core.kv.growth_bytes(core.step, 1) + watermark
+        return first + core.kv.growth_bytes(core.step, 1) + watermark
 
     def _peak_refusal(self, job: Job, limit: int) -> Refusal:
         # Either answer can turn while the batch decodes, so the round remembers the limit at which this one would.
@@ -280,4 +282,5 @@ def prompt_budget(core: Core) -> int:
     options = core.options
     if options.prefill != "chunked":
         return options.batch_prompt_tokens
-    return options.step_tokens - len(core.running) - sum(job.base_tokens - job.prefilled for job in core.joining)
+    left = sum(job.base_tokens - job.prefilled for job in core.joining if job.needs_prefill and not job.kv_lands)
+    return options.step_tokens - len(core.running) - left

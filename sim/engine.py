@@ -182,8 +182,8 @@ class Replica:
                 step_finished(records.end)
 
     def _horizon(self) -> int | None:
-        # Nothing else but arrivals, transfers and timers stands in the event queue while the engine plans; what policies
-        # have declared in this very round must stand there too.
+        # Nothing else but arrivals, transfers and timers stands in the event queue while the engine plans; what
+        # policies have declared in this very round must stand there too.
         if self.core.timed:
             self._arm()
         time = self._env.peek()

@@ -38,9 +38,12 @@ class Forecast:
         return self._step_s
 
     def execution_s(self, job: Job) -> float:
-        """Return the seconds of the request's own prefill and of its predicted decode steps."""
+        """Return the seconds of the request's own prefill, if it needs one, and of its predicted decode steps."""
+        steps = max(job.request.predicted_tokens - job.generated, 1)
+        if not job.needs_prefill:
+            return steps * self.step_s()
         prefill = self._core.costs.prefill(*prefill_arguments(self._core, [whole(job)]))
-        return to_seconds(prefill) + (job.request.predicted_tokens - 1) * self.step_s()
+        return to_seconds(prefill) + (steps - 1) * self.step_s()
 
     def wait_s(self, job: Job) -> float:
         """Return the seconds until running requests have freed what this one lacks, by their predicted ends."""
@@ -51,17 +54,28 @@ class Forecast:
     def _wait_s(self, job: Job) -> float:
         core, memory = self._core, self._core.memory
         adapter = 0 if job.slot is None or job.slot.held else job.slot.size
-        kv_bytes = 0 if job.kv == "gpu" else core.kv.bytes_of(job.base_tokens)
-        lacking = adapter + kv_bytes - memory.free_bytes - memory.idle_bytes
+        kv = 0 if job.kv == "gpu" else core.kv.bytes_of(job.base_tokens)
+        lacking_kv = kv + memory.kv_bytes - memory.kv_limit
+        lacking_adapter = adapter + memory.adapter_bytes - memory.idle_bytes - memory.adapter_limit if adapter else 0
+        lacking = adapter + kv - memory.free_bytes - memory.idle_bytes
         users: dict[object, int] = {}
         for steps, running in sorted(((self._left(one), one) for one in core.running), key=lambda pair: pair[0]):
-            lacking -= core.kv.bytes_of(core.held_tokens(running))
-            if running.slot is not None and running.slot is not job.slot:
-                users[running.slot] = users.get(running.slot, running.slot.users) - 1
-                lacking -= 0 if users[running.slot] else running.slot.size
-            if lacking <= 0:
+            freed_kv = core.kv.bytes_of(core.held_tokens(running))
+            freed_adapter = self._freed(running, job, users)
+            lacking_kv, lacking_adapter = lacking_kv - freed_kv, lacking_adapter - freed_adapter
+            lacking -= freed_kv + freed_adapter
+            if max(lacking, lacking_kv, lacking_adapter) <= 0:
                 return steps * self.step_s()
         return inf
+
+    @staticmethod
+    def _freed(running: Job, job: Job, users: dict[object, int]) -> int:
+        """Return the bytes of the adapter that nobody uses once this one has ended too."""
+        slot = running.slot
+        if slot is None or slot is job.slot:
+            return 0
+        users[slot] = users.get(slot, slot.users) - 1
+        return 0 if users[slot] else slot.size
 
     def _left(self, job: Job) -> int:
         # A request that has outlived its prediction is expected to end with the next token.

@@ -46,8 +46,10 @@ def tokens_at(records: Records, at: IntArray) -> IntArray:
     """Return the output tokens emitted up to each tick, repeated work included."""
     decoding = Decoding(records)
     row, done = decoding.position(at)
-    first_tokens = np.searchsorted(np.sort(records.requests["first_token"]), at, side="right")
-    tokens: IntArray = first_tokens + decoding.tokens_before[row] + decoding.batch[row] * done
+    prefilled = np.sort(np.concatenate((records.requests["first_token"], records.pauses["end"])))
+    tokens: IntArray = (
+        np.searchsorted(prefilled, at, side="right") + decoding.tokens_before[row] + decoding.batch[row] * done
+    )
     return tokens
 
 

@@ -25,6 +25,10 @@ class KvPages:
         """Return the bytes of the whole blocks that so many tokens take."""
         return -(-tokens // self.block_tokens) * self._block_bytes
 
+    def first_growth_bytes(self, tokens: int) -> int:
+        """Return the bytes that one more token takes after so many."""
+        return 0 if tokens % self.block_tokens else self._block_bytes
+
     def join(self, tokens: int, step: int) -> None:
         """Let a request of `tokens` grow with the batch from this step on."""
         self.requests += 1

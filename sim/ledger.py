@@ -130,7 +130,7 @@ class Ledger:
         if job.first_token == NEVER:
             job.first_token = now
         elif job.last_token != NEVER:
-            self.records.pauses.add((job.request.id, now - job.last_token))
+            self.records.pauses.add((job.request.id, now - job.last_token, now))
         self._starts(job, now)
 
     def resumed(self, job: Job) -> None:

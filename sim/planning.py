@@ -23,7 +23,7 @@ def plan_step(core: Core, now: int, horizon: Horizon) -> Step | None:
     if core.merged is not None:
         _check_merged(core, ready)
     if ready and core.options.prefill == "separate":
-        return _prefill(core, ready, now)
+        return _prefill(core, _one_iteration(core, ready), now)
     if core.running and not (core.kv.has_room(core.step) or core.seats.can_grow(now)):
         return None
     if ready:
@@ -71,6 +71,16 @@ def whole(job: Job) -> Chunk:
     return Chunk(job, job.prefilled, job.base_tokens - job.prefilled)
 
 
+def _one_iteration(core: Core, ready: list[Job]) -> list[Job]:
+    """Return those, in order of admission, whose whole prompts one iteration may take, at least the first."""
+    left, taken = core.options.batch_prompt_tokens, 0
+    for taken, job in enumerate(ready):
+        left -= job.base_tokens - job.prefilled
+        if left < 0 and taken:
+            return ready[:taken]
+    return ready
+
+
 def _prefill(core: Core, jobs: list[Job], now: int) -> Prefill:
     core.seats.leave_joining(jobs)
     chunks = [whole(job) for job in jobs]
@@ -93,11 +103,14 @@ def _mixed(core: Core, ready: list[Job], now: int) -> Mixed:
 
 def _chunks(core: Core, ready: list[Job]) -> list[Chunk]:
     options = core.options
+    ready = ready[: options.prefills_per_step]
+    if options.prefill == "mixed":
+        return [whole(job) for job in _one_iteration(core, ready)]
     left = options.step_tokens - len(core.running)
     chunks: list[Chunk] = []
-    for job in ready[: options.prefills_per_step]:
+    for job in ready:
         rest = whole(job)
-        tokens = rest.tokens if options.prefill == "mixed" else min(rest.tokens, left)
+        tokens = min(rest.tokens, left)
         # A batch that fills the budget must not starve the prompts for ever.
         if tokens < 1 and chunks:
             break

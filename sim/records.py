@@ -74,7 +74,7 @@ class Records:
         self.mixed = Table(("start", "ticks"))
         # A request that was stopped got its next token so many ticks after its last; not in `gaps` if it had to be
         # computed again, because that token comes out of a prefill.
-        self.pauses = Table(("request", "gap"))
+        self.pauses = Table(("request", "gap", "end"))
         # KV of preempted requests. way: 0 to the GPU over the link, 1 to the host, in the engine's own time.
         self.swaps = Table(("queued", "start", "end", "request", "bytes", "way"))
         self.reads = Table(("queued", "start", "end", "adapter", "bytes"))  # adapters from disk to the host

@@ -70,7 +70,7 @@ class Stops:
         """Let the KV of a waiting request leave the GPU, as when memory runs out."""
         core = self._core
         size = core.kv.bytes_of(job.base_tokens)
-        if core.options.shortage == "swap" and self.swapped_bytes + size <= core.options.swap_bytes:
+        if self._may_swap(size):
             core.memory.kv_bytes -= self.unkeep(job)
             self._swap_out(job, size, now)
             job.kv = "host"
@@ -100,19 +100,28 @@ class Stops:
             self.put_off(job, now)
             return
         else:
-            self._turn_back(job)
+            self._turn_back(job, now)
         core.wait_again([job], now)
 
-    def _turn_back(self, job: Job) -> None:
+    def _turn_back(self, job: Job, now: int) -> None:
         """Undo the admission of a request that has not started."""
         core = self._core
         core.joining.remove(job)
         if job.slot is not None and job in job.slot.waiters:
             job.slot.waiters.remove(job)
-        core.seats.leave(job, core.kv.bytes_of(job.base_tokens))
+        size = core.kv.bytes_of(job.base_tokens)
+        core.seats.leave(job, size)
         core.ledger.turned_back(job)
         job.preemptions += 1
-        self._recompute(job)
+        if job.kv == "gpu" and self._may_swap(size):
+            self._swap_out(job, size, now)
+            job.restart(base_tokens=job.base_tokens, generated=job.generated, kv="host")
+        else:
+            self._recompute(job)
+
+    def _may_swap(self, size: int) -> bool:
+        options = self._core.options
+        return options.shortage == "swap" and self.swapped_bytes + size <= options.swap_bytes
 
     def _swap_out(self, job: Job, size: int, now: int) -> None:
         core = self._core

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 Sums = tuple[int, int, int, int]  # token rank, distinct adapters, the sum of their ranks, the largest
@@ -147,14 +148,17 @@ class Reference:
                 return
 
     def refusal(self, row: Row, fresh: list[Row]) -> str | None:
-        if row.left and not self.has_prompt_room(row, fresh):
+        has_prompt_room = not row.left or self.has_prompt_room(row, fresh)
+        if self.rules.prefill == "chunked" and not has_prompt_room:
             return "tokens"
         if len(self.admitted) + 1 > self.rules.running_requests:
             return "running"
         together = {other.adapter for other in [*self.admitted, row]}
         if len(together - {None}) > self.rules.distinct_adapters:
             return "adapters"
-        kv = self.kv_bytes_of_all(grows=True) + self.kv_bytes(row.held + 1)
+        if not has_prompt_room:
+            return "tokens"
+        kv = sum(self.kv_bytes(other.held + 1) for other in [*self.admitted, row])
         spare = self.rules.watermark_bytes if self.admitted else 0
         return None if self.fits(kv + spare, together | set(self.in_flight())) else "memory"
 
@@ -221,7 +225,8 @@ class Reference:
     def stop(self, row: Row) -> None:
         on_host = [other for other in self.rows if other.is_saved and (other.lands is None or other.lands > self.now)]
         size, taken = self.kv_bytes(row.held), sum(self.kv_bytes(other.held) for other in on_host)
-        row.is_saved = row.runs and taken + size <= self.rules.swap_bytes
+        has_kv = row.runs or (row.is_saved and row.lands is not None)
+        row.is_saved = has_kv and taken + size <= self.rules.swap_bytes
         self.swapping += self.costs.swap(size) if row.is_saved else 0
         row.runs, row.done, row.lands = False, 0, None
         row.preemptions += 1
@@ -267,13 +272,14 @@ class Reference:
         self.swapping = 0
 
     def chunks(self) -> list[Chunk]:
-        rules = self.rules
-        if rules.prefill == "separate":
-            return [(row, row.left) for row in self.ready()]
-        budget = max(1, rules.step_tokens - len(self.running))
-        chunks: list[Chunk] = []
+        rules, limit = self.rules, self.rules.batch_prompt_tokens
+        if rules.prefill != "chunked":
+            rows = self.ready() if rules.prefill == "separate" else self.ready()[: rules.prefills_per_step]
+            sums = accumulate(row.left for row in rows)
+            return [(row, row.left) for row, total in zip(rows, sums, strict=True) if row is rows[0] or total <= limit]
+        chunks, budget = list[Chunk](), max(1, rules.step_tokens - len(self.running))
         for row in self.ready()[: rules.prefills_per_step]:
-            tokens = row.left if rules.prefill == "mixed" else min(row.left, budget)
+            tokens = min(row.left, budget)
             budget -= tokens
             chunks += [(row, tokens)] if tokens else []
         return chunks

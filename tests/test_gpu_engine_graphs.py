@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from gpu_validate.engine.adapters import COPY_MODES  # noqa: E402
+from gpu_validate.engine.attention import Packed, prompt_attention  # noqa: E402
 from gpu_validate.engine.build import open_engine  # noqa: E402
 from gpu_validate.engine.dims import tiny  # noqa: E402
 from gpu_validate.engine.graphs import Captured, DecodeGraphs, padded_blocks, padded_requests, widths_to  # noqa: E402
@@ -144,3 +146,52 @@ def test_a_run_on_the_gpu_accounts_for_every_request(system: str, mode: str) -> 
         there = layout.views(adapters.arena.slice(index, layout.elements(wide)).cpu(), wide)
         for place, tensor in layout.views(adapters.store.adapter(index), rank).items():
             assert torch.equal(there[place][: tensor.shape[0], : tensor.shape[1]], tensor)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(
+    ("system", "settings"),
+    [
+        ("vllm", ("limits.step_tokens=64",)),
+        ("fastserve", ("memory.kv_pool_tokens=2000",)),
+        ("fastserve", ("memory.kv_pool_tokens=2000", "admission.preempted=keep")),
+        ("dlora", ("limits.running_requests=4", "workload.adapters=3")),
+    ],
+)
+def test_other_engines_account_for_every_request_on_the_gpu(system: str, settings: tuple[str, ...]) -> None:
+    workload = {"requests": 40, "rate_per_s": 500.0, "scale": 20.0}
+    made = deploy(load_config(system, settings, {"workload": workload}), asks_every_step=True)
+    engine = open_engine(
+        made, device="cuda", backend="segmented", dims=tiny(made.model), rank_divisor=8, clock="real", keeps_tokens=True
+    )
+    Replay(engine.core, engine.device, jobs(made, engine.core.adapters.palette), engine.records).run()
+    torch.cuda.synchronize()
+    worker = engine.device.worker
+    worker.check(engine.core)
+    assert not worker.kv.pool.tables
+    served = {id_: len(tokens) for id_, tokens in (worker.emitted or {}).items()}
+    wanted = enumerate(made.trace.output_tokens.tolist())
+    assert served == {id_: output for id_, output in wanted if id_ not in engine.records.rejections}
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("kv_heads", [2, 8])
+def test_chunks_attend_to_what_came_before_on_the_gpu(kv_heads: int) -> None:
+    queries, keys = (3, 20, 1), (40, 20, 7)
+    packed = [Packed(torch.tensor([0, *accumulate(lengths)]), lengths) for lengths in (queries, keys)]
+    q = torch.randn(sum(queries), 8, 64, dtype=torch.bfloat16)
+    k, v = (torch.randn(sum(keys), kv_heads, 64, dtype=torch.bfloat16) for _ in "kv")
+    wanted = prompt_attention(q.float(), k.float(), v.float(), packed[0], packed[1])
+    on_gpu = [Packed(one.bounds.cuda(), one.lengths) for one in packed]
+    found = prompt_attention(q.cuda(), k.cuda(), v.cuda(), on_gpu[0], on_gpu[1])
+    assert torch.allclose(found.float().cpu(), wanted, rtol=2e-2, atol=2e-2)
+
+
+def test_the_queries_of_a_prompt_are_its_last_tokens() -> None:
+    q, k, v = torch.randn(12, 4, 8), torch.randn(12, 2, 8), torch.randn(12, 2, 8)
+    whole = Packed(torch.tensor([0, 5, 12]), (5, 7))
+    last = Packed(torch.tensor([0, 2, 9]), (2, 7))
+    wanted = prompt_attention(q, k, v, whole, whole)[3:]
+    assert torch.allclose(prompt_attention(q[3:], k, v, last, whole), wanted, atol=1e-6)

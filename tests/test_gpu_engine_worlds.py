@@ -213,7 +213,7 @@ def test_adapters_from_disk_and_kv_share_the_link() -> None:
 
 
 @settings(
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a world would take minutes

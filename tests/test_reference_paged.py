@@ -51,16 +51,15 @@ def worlds(draw: st.DrawFn) -> World:
     kv = draw(st.sampled_from([100, 150, 250, 600]))
     mechanism = draw(mechanisms(kv))
     memory = draw(in_slots(adapters, kv) if mechanism["slot_rank"] else shared(adapters, kv))
-    blocks = (mechanism["prefill"] == "chunked" and mechanism["shortage"] == "swap") or draw(st.booleans())
     return World(
         draw(rows(count)),
         adapters,
         **memory,
         kv_token_bytes=draw(st.sampled_from([1, 1, 3])),
         admit_every_steps=0,
-        batch_prompt_tokens=draw(st.sampled_from([60, 200, 10_000])) if blocks else 10_000,
+        batch_prompt_tokens=draw(st.sampled_from([60, 200, 10_000])),
         running_requests=draw(st.sampled_from([1, 2, 5, 1000])),
-        blocks_on_load=blocks,
+        blocks_on_load=draw(st.booleans()),
         scheduler=draw(st.sampled_from([FCFS, SkipAdapters])),
         costs=MixedCosts(
             decode_rank=draw(st.sampled_from([0, 1])),
@@ -79,7 +78,7 @@ def mechanisms(draw: st.DrawFn, kv_bytes: int) -> dict[str, Any]:
         "reserve": "on_demand",
         "prefill": prefill,
         "step_tokens": draw(st.sampled_from([8, 32, 64, 10_000])),
-        "prefills_per_step": draw(st.sampled_from([1, 1000] if prefill == "mixed" else [1, 2, 1000])),
+        "prefills_per_step": draw(st.sampled_from([1, 2, 1000])),
         "block_tokens": draw(st.sampled_from([1, 4, 16])),
         "watermark_bytes": draw(st.sampled_from([0, 0, kv_bytes // 10])),
         "slot_rank": draw(st.sampled_from([0, 32])),
