@@ -209,8 +209,11 @@ Neither has anything to tune. Both were written on seeds from {CAPACITY_SEED} on
   that it is compared on. The best of many is partly the luckiest, which is against us; the last column therefore also
   takes, for each seed, the policy that was best on the other seeds.
 * Intervals are 95 % t intervals over {len(SEEDS)} seeds, differences paired by seed; less is better. "worse" and
-  "better": the interval excludes zero. With {len(REGIMES)} regimes a table, one such in twenty is expected by chance.
-* `belady` and `oracle` know the future and are no rivals; failed: the policy raised an error in a run.
+  "better": the interval excludes zero, as one in twenty does by chance where there is no difference.
+* `belady` and `oracle` know the future and are no rivals. Where they are no better in P99 than the best published
+  policy, adapters do not decide P99, and only the load seconds tell policies apart.
+* failed: the policy raised an error in a run, and is no rival there. `slora` prefetches between rounds of admission,
+  which this base does not space out, so that it never does.
 """
 
 

@@ -216,24 +216,24 @@ class Round:
     def _memory_refusal(self, job: Job) -> Refusal | None:
         core, memory = self._core, self._core.memory
         new = self._new_bytes(job)
-        limit = memory.kv_cap_tokens(new) - self._kept_tokens(job)
+        limit = memory.kv_cap_tokens(new)
+        if core.kept:
+            limit -= self._kept_tokens(job)
         if not self._fits(core.peak, job, limit):
             return self._peak_refusal(job, limit)
         kv_bytes = self._kv_bytes(job)
-        if core.grows_on_demand and not memory.can_make_room(kv_bytes + self._growth_bytes(job), 0, keep=job.slot):
-            return Refusal.KV
+        if core.grows_on_demand:
+            kv_bytes += self._growth_bytes(job)
+            if not memory.can_make_room(kv_bytes, 0, keep=job.slot):
+                return Refusal.KV
         if memory.active_bytes + new > memory.adapter_limit:
             return Refusal.ADAPTER
         absent = 0 if job.slot is None or job.slot.held else job.slot.size
-        if not memory.can_make_room(kv_bytes + self._growth_bytes(job), absent, keep=job.slot):
-            return Refusal.ADAPTER
-        return None
+        return None if memory.can_make_room(kv_bytes, absent, keep=job.slot) else Refusal.ADAPTER
 
     def _kept_tokens(self, job: Job) -> int:
         """Return the KV tokens that other waiting requests keep on the GPU."""
         core = self._core
-        if not core.kept:
-            return 0
         own = core.kv.bytes_of(job.base_tokens) if job.kv == "gpu" else 0
         return (core.stops.kept_bytes - own) // core.memory.token_bytes
 

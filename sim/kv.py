@@ -32,12 +32,14 @@ class KvPages:
     def join(self, tokens: int, step: int) -> None:
         """Let a request of `tokens` grow with the batch from this step on."""
         self.requests += 1
-        self._phases[(tokens - step) % self.block_tokens] += 1
+        if self.block_tokens > 1:
+            self._phases[(tokens - step) % self.block_tokens] += 1
 
     def leave(self, tokens: int, step: int) -> None:
         """Stop the growth of a request that has `tokens` by now."""
         self.requests -= 1
-        self._phases[(tokens - step) % self.block_tokens] -= 1
+        if self.block_tokens > 1:
+            self._phases[(tokens - step) % self.block_tokens] -= 1
 
     def growth_bytes(self, step: int, steps: int) -> int:
         """Return the bytes that the batch needs for so many steps after `step`."""
