@@ -16,6 +16,7 @@ BoolArray = npt.NDArray[np.bool_]
 LEVELS = np.array([[0.25], [0.5], [0.75], [1.0]])  # of the memory that KV and adapters share
 FADE = 1 - 1 / 256  # of the books, with every arrival
 GAP_STEP = 1 / 64  # of the mean time between arrivals
+TURNOVER = 2.5  # transfers of what was only foreseen that an arrival causes where memory is short, as seen there
 
 
 class Books:
@@ -64,8 +65,9 @@ class AdaptivePrefetch(Foreseeing):
     Adapters are ranked by their chance of being asked for next * load seconds / size, forecast as `policies.mixture`
     says, down to what memory could hold. A prefetch saves a load if it is used, with the accuracy that was measured at
     its depth of the ranking. It harms by keeping the link from a load on demand: one that comes during the transfer,
-    at the rate of arrivals that the ranking does not cover, waits for half of it. So a slow link, fast arrivals and an
-    unsteady ranking all make it careful. While requests wait, their KV will take what is free now, so that only what
+    at the rate of arrivals that the ranking does not cover, waits for half of it, and by 1 / (1 - use) longer on a link
+    that is in use. So a slow link, fast arrivals and an unsteady ranking all make it careful, and where prefetching
+    would fill the link nothing but waiting adapters is wanted. While requests wait, their KV will take what is free now, so that only what
     fits beside a full KV pool is wanted. Nothing is to be tuned.
     """
 
@@ -138,6 +140,9 @@ class AdaptivePrefetch(Foreseeing):
 
     def _harm(self, uncovered: float) -> FloatArray:
         """Return the seconds that others are expected to wait, as a share of the load that it may save."""
-        per_s = uncovered / self._gap_s if self._gap_s > 0 else 0.0
-        harm: FloatArray = per_s * self._loads_s / 2
+        per_s = 1 / self._gap_s if self._gap_s > 0 else 0.0
+        idle = 1 - per_s * (uncovered + TURNOVER) * float(self._loads_s.mean())
+        if idle <= 0:
+            return np.full(len(self._loads_s), np.inf)
+        harm: FloatArray = per_s * uncovered * self._loads_s / 2 / idle
         return harm

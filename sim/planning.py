@@ -47,13 +47,15 @@ def _resumed(core: Core, ready: list[Job]) -> list[Job]:
 
 def startable(core: Core, now: int) -> list[Job]:
     """Return the joining requests that could start now, in order of admission."""
-    early = core.options.early_start is not None
-    return [
-        job
-        for job in core.joining
-        if not job.kv_lands
-        and (job.slot is None or job.slot.ready or (early and core.left_ticks(job, now) is not None))
-    ]
+    return [job for job in core.joining if not job.kv_lands and _has_adapter(core, job, now)]
+
+
+def _has_adapter(core: Core, job: Job, now: int) -> bool:
+    if job.slot is None or job.slot.ready:
+        return True
+    # A prefill may start ahead of its adapter; decoding may not.
+    starts_early = core.options.early_start is not None and job.needs_prefill
+    return starts_early and core.left_ticks(job, now) is not None
 
 
 def prefill_arguments(core: Core, chunks: list[Chunk]) -> tuple[int, int, int, int, int, int, int]:

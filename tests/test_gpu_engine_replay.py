@@ -105,6 +105,7 @@ def check_work(engine: Engine, made: Deployment) -> None:
 
 CROWDED = 300  # tokens of KV, for a burst of requests
 SMALL_CHUNKS = "limits.step_tokens=32"
+LONG = ("workload.adapters=3", "workload.scale=10", "admission.watermark=0")  # requests that outgrow memory
 FEW_ADAPTERS = ("limits.running_requests=4", "workload.adapters=3")
 FROM_DISK = ("adapters.host_bytes=300000000", "adapters.host_starts_warm=false")
 
@@ -115,8 +116,9 @@ FROM_DISK = ("adapters.host_bytes=300000000", "adapters.host_starts_warm=false")
         ("vllm", (SMALL_CHUNKS,), CROWDED, "mixed"),
         ("vllm", (SMALL_CHUNKS, "loading.mode=overlapped", "memory.block_tokens=1"), CROWDED, "mixed"),
         ("vllm", (SMALL_CHUNKS, "loading.mode=layerwise"), CROWDED, "mixed"),
-        ("vllm-v0", (), 220, "preemptions"),
-        ("vllm-swap", (), 220, "swaps"),
+        ("vllm", (*LONG, SMALL_CHUNKS), 400, "preemptions"),
+        ("vllm-v0", LONG, 400, "preemptions"),
+        ("vllm-swap", LONG, 400, "swaps"),
         ("fastserve", (), 700, "swaps"),
         ("fastserve", ("loading.sharing=fair",), 700, "swaps"),
         ("fastserve", ("admission.preempted=keep",), 700, "preemptions"),

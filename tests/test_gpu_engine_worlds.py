@@ -222,7 +222,4 @@ def test_adapters_from_disk_and_kv_share_the_link() -> None:
 def test_random_worlds_are_served_as_planned_and_told_the_right_tokens(data: st.DataObject) -> None:
     scheduler = data.draw(st.sampled_from(sorted(SCHEDULERS)))
     world = data.draw(st.one_of(worlds(scheduler), crowded_worlds(scheduler)))
-    if world.mechanism.get("early_start") is not None:
-        # The core would let a request whose KV is there decode while its adapter is still on its way.
-        world = replace(world, mechanism={**world.mechanism, "preempted": "recompute", "shortage": "recompute"})
     checked(replace(world, asks_every_step=True))

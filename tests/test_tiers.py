@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from policies.base import Adapter
+from policies.base import Adapter, Batch, Request, Scheduler
 from sim.job import AdapterSlot
 from sim.memory import HostMemory
 from sim.options import EarlyStart
@@ -158,3 +159,33 @@ def test_nothing_is_prefilled_while_the_adapter_is_still_on_disk() -> None:
     _, records = play(world)
     assert column(records, "prefill_start") == [600]
     assert column(records, "first_token") == [1600]
+
+
+def test_a_request_that_goes_on_decoding_waits_for_its_adapter_where_a_prefill_would_not() -> None:
+    class Turns(Scheduler):
+        """The newest runs alone; its adapter takes the place of the other's."""
+
+        name = "turns"
+
+        def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+            newest = max(waiting, key=lambda request: request.id)
+            if batch.running and batch.running[0].id < newest.id:
+                batch.preempt(batch.running[0])
+            elif batch.running:
+                return
+            batch.try_add(newest)
+
+    costs = RoundCosts(1000, 0, 1000, 0, 0, load_base=0, load_byte=1)
+    world = World(
+        [(0, 10, 5, 0), (2500, 10, 2, 1)],
+        [(8, 600), (8, 600)],
+        total_bytes=700,
+        costs=costs,
+        scheduler=Turns,
+        mechanism={"early_start": EarlyStart(10), "preempted": "swap"},
+    )
+    _, records = play(world)
+    resumed_at = records.swaps["end"][records.swaps["way"] == 0].max()
+    landed_at = records.transfers["end"][records.transfers["adapter"] == 0].max()
+    assert landed_at > resumed_at
+    assert records.segments["start"].max() >= landed_at
