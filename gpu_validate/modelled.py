@@ -33,10 +33,10 @@ class ModelledDevice:
         """Queue a transfer and start it if its channel is free."""
         self._channels[transfer.channel].push(transfer, transfer.queued)
 
-    def promote(self, slot: AdapterSlot) -> None:
+    def promote(self, slot: AdapterSlot, now: int) -> None:
         """Treat a queued prefetch as demand from now on."""
         for channel in self._channels.values():
-            channel.promote(slot, self._now)
+            channel.promote(slot, now)
 
     def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:
         """Return the ticks until an adapter will have landed; None while it is on the disk or shares the link."""

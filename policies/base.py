@@ -187,7 +187,7 @@ class Batch(Protocol):
         """The adapter that is merged into the base model's weights."""
 
     def merge(self, adapter: Adapter | None) -> None:
-        """Merge a resident adapter into the weights, or (None) none: from the next step on only its requests may run."""
+        """Merge a resident adapter into the weights, or (None) none: from the next step on only its requests run."""
 
 
 class Policy:
@@ -271,8 +271,8 @@ class Prefetch(Timed):
     """Chooses adapters to bring in before a request that needs them is admitted.
 
     `asks_at_steps`: decode steps since the last admission at which `wanted` is asked; None: whenever something changed.
-    `may_evict`: whether an idle adapter of a lower score, wanted by no waiting request, may make room for the adapter of
-    one that waits; what is only foreseen never drives anything out.
+    `may_evict`: whether an idle adapter of a lower score, wanted by no waiting request, may make room for one that a
+    waiting request wants; what is only foreseen never drives anything out.
     `only_waiting`: whether it only ever wants adapters of waiting requests, so that it need not be asked without any.
     """
 

@@ -16,6 +16,7 @@ BoolArray = npt.NDArray[np.bool_]
 LEVELS = np.array([[0.25], [0.5], [0.75], [1.0]])  # of the memory that KV and adapters share
 FADE = 1 - 1 / 256  # of the books, with every arrival
 GAP_STEP = 1 / 64  # of the mean time between arrivals
+FIRST_ARRIVALS = 16  # before these nobody can say how fast they come
 TURNOVER = 2.5  # transfers of what was only foreseen that an arrival causes where memory is short, as seen there
 
 
@@ -67,8 +68,8 @@ class AdaptivePrefetch(Foreseeing):
     its depth of the ranking. It harms by keeping the link from a load on demand: one that comes during the transfer,
     at the rate of arrivals that the ranking does not cover, waits for half of it, and by 1 / (1 - use) longer on a link
     that is in use. So a slow link, fast arrivals and an unsteady ranking all make it careful, and where prefetching
-    would fill the link nothing but waiting adapters is wanted. While requests wait, their KV will take what is free now, so that only what
-    fits beside a full KV pool is wanted. Nothing is to be tuned.
+    could fill the link only waiting adapters are wanted. While requests wait, their KV will take what is free now, so
+    that only what fits beside a full KV pool is foreseen. Nothing is to be tuned.
     """
 
     name = "adaptive"
@@ -140,9 +141,8 @@ class AdaptivePrefetch(Foreseeing):
 
     def _harm(self, uncovered: float) -> FloatArray:
         """Return the seconds that others are expected to wait, as a share of the load that it may save."""
-        per_s = 1 / self._gap_s if self._gap_s > 0 else 0.0
-        idle = 1 - per_s * (uncovered + TURNOVER) * float(self._loads_s.mean())
-        if idle <= 0:
+        busy = (uncovered + TURNOVER) * float(self._loads_s.mean())  # of the link, s for each arrival
+        if self._arrivals < FIRST_ARRIVALS or self._gap_s <= busy:
             return np.full(len(self._loads_s), np.inf)
-        harm: FloatArray = per_s * uncovered * self._loads_s / 2 / idle
+        harm: FloatArray = uncovered * self._loads_s / 2 / (self._gap_s - busy)
         return harm

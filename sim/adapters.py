@@ -109,7 +109,7 @@ class AdapterTraffic:
     def demand(self, slot: AdapterSlot, job: Job, now: int) -> None:
         """Bring in the adapter that an admitted request lacks."""
         if slot.held:
-            self._link.promote(slot)
+            self._link.promote(slot, now)
         else:
             job.loads_for_itself = True
             self._load(slot, now, is_demand=True)
@@ -132,7 +132,7 @@ class AdapterTraffic:
             self._host.take_in(transfer.slot)
         self._send(transfer.slot, now, is_demand=transfer.is_demand)
         if transfer.slot.waiters:  # somebody was admitted while it was read ahead of need
-            self._link.promote(transfer.slot)
+            self._link.promote(transfer.slot, now)
 
     def landed(self, transfer: AdapterTransfer, now: int) -> None:
         """An adapter is complete on the GPU: tell those that wait for it."""

@@ -70,9 +70,9 @@ class SimChannel:
         self.channel.push(transfer, int(self._env.now))
         self._arm()
 
-    def promote(self, slot: AdapterSlot) -> None:
+    def promote(self, slot: AdapterSlot, now: int) -> None:
         """Treat a prefetch as demand from now on."""
-        self.channel.promote(slot, int(self._env.now))
+        self.channel.promote(slot, now)
         self._arm()
 
     def _arm(self) -> None:
@@ -104,10 +104,10 @@ class SimLink:
         """Queue a transfer on its channel."""
         self._channels[transfer.channel].send(transfer)
 
-    def promote(self, slot: AdapterSlot) -> None:
+    def promote(self, slot: AdapterSlot, now: int) -> None:
         """Treat a queued prefetch as demand from now on, on the disk as on the link."""
         for channel in self._channels.values():
-            channel.promote(slot)
+            channel.promote(slot, now)
 
     def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:
         """Return the ticks until an adapter will have landed; None while it is on the disk or shares the link."""

@@ -69,7 +69,7 @@ class Link(Protocol):
     def send(self, transfer: AnyTransfer) -> None:
         """Queue a transfer on its channel; the driver calls `Core.loaded` when it is complete."""
 
-    def promote(self, slot: AdapterSlot) -> None:
+    def promote(self, slot: AdapterSlot, now: int) -> None:
         """Treat a queued prefetch as demand from now on; a transfer under way is left alone."""
 
     def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:

@@ -37,6 +37,29 @@ def facts(**changes: Any) -> Facts:
     return Facts(**plain | changes)
 
 
+class Unasked:
+    """The part of a round that lane schedulers do not ask."""
+
+    step = 0
+    merged: Adapter | None = None
+    joining: Sequence[Request] = ()
+
+    def preempt(self, request: Request) -> None:
+        raise AssertionError(request)
+
+    def abort(self, request: Request, reason: str) -> None:
+        raise AssertionError(request, reason)
+
+    def try_fetch(self, adapter: Adapter) -> bool:
+        raise AssertionError(adapter)
+
+    def drop(self, adapter: Adapter) -> None:
+        raise AssertionError(adapter)
+
+    def merge(self, adapter: Adapter | None) -> None:
+        raise AssertionError(adapter)
+
+
 class FakeBatch(Batch):
     """A round that goes on for ever, and the engine behind it.
 

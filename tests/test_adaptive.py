@@ -13,7 +13,7 @@ import pytest
 from policies.adaptive import Adaptive
 from policies.base import Adapter, Facts, Request
 from policies.mixture import HORIZONS, UseForecast
-from policies.prefetch_adaptive import LEVELS, AdaptivePrefetch, Books
+from policies.prefetch_adaptive import FIRST_ARRIVALS, LEVELS, AdaptivePrefetch, Books
 from sim.conformance import check_policy
 from tests.worlds import RoundCosts, World, play
 
@@ -167,6 +167,11 @@ def prefetch_after(uses: Iterable[Adapter], facts: Facts, *, gap_s: float = 1.0)
     return prefetch
 
 
+def steadily(*adapters: Adapter) -> list[Adapter]:
+    """Go round until it is known how fast requests come."""
+    return list(adapters) * (FIRST_ARRIVALS // len(adapters) + 1)
+
+
 def wanted(prefetch: AdaptivePrefetch, *waiting: Adapter | None) -> list[Adapter]:
     return list(prefetch.wanted([Request(i, 0.0, 40, 10, adapter) for i, adapter in enumerate(waiting)], 1e6))
 
@@ -175,18 +180,24 @@ FIVE = replace(FACTS, adapters=MANY[:5])
 
 
 def test_waiting_adapters_come_first_and_then_by_chance_what_nobody_has_used_yet_included() -> None:
-    prefetch = prefetch_after([A, B, B], FIVE)
+    prefetch = prefetch_after(steadily(A, B, B), FIVE)
     assert wanted(prefetch) == [B, A, *MANY[2:5]]
     assert wanted(prefetch, MANY[4], None, MANY[4])[:2] == [MANY[4], B]
 
 
 def test_no_more_is_foreseen_than_memory_could_hold() -> None:
-    assert len(wanted(prefetch_after([A], replace(FACTS, adapters=MANY)))) == 6
+    assert len(wanted(prefetch_after(steadily(A), replace(FACTS, adapters=MANY)))) == 6
 
 
 def test_while_requests_wait_only_what_fits_beside_a_full_kv_pool_is_foreseen() -> None:
-    prefetch = prefetch_after([A], replace(FACTS, adapters=MANY))
+    prefetch = prefetch_after(steadily(A), replace(FACTS, adapters=MANY))
     assert wanted(prefetch, None) == wanted(prefetch)[:4]
+
+
+def test_nothing_is_foreseen_before_it_is_known_how_fast_requests_come() -> None:
+    uses = steadily(A)
+    assert wanted(prefetch_after(uses[:FIRST_ARRIVALS], FIVE))
+    assert not wanted(prefetch_after(uses[: FIRST_ARRIVALS - 1], FIVE))
 
 
 def test_arrivals_too_fast_for_the_link_make_it_careful() -> None:
@@ -217,14 +228,14 @@ def test_what_was_never_of_use_is_not_foreseen() -> None:
 
 def test_an_adapter_that_nobody_has_used_is_there_before_its_first_request() -> None:
     world = World(
-        [(0, 10, 5, 0), (10**12, 10, 5, 1)],
+        [*((place * 10**11, 10, 5, 0) for place in range(FIRST_ARRIVALS)), (10**13, 10, 5, 1)],
         [(8, 20), (8, 20)],
         total_bytes=1000,
         costs=RoundCosts(),
         prefetch=AdaptivePrefetch,
     )
     _, records = play(world)
-    assert records.requests["source"].tolist()[1] == 2
+    assert records.requests["source"].tolist()[-1] == 2
     assert records.useful_prefetches == {1: 1}
 
 

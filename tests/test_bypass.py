@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from policies.base import Adapter, Facts, Refusal, Request
 from policies.lanes import LaneScheduler
 from policies.multi_queue import MultiQueue, StaticLanes
+from tests.fake_batch import Unasked
 
 FACTS = Facts(
     kv_token_bytes=100,
@@ -30,7 +31,7 @@ HALF = Adapter("half", 64, 640)
 TINY = Adapter("tiny", 8, 80)
 
 
-class World:
+class World(Unasked):
     """One engine around one scheduler, and its own `Batch`: KV tokens and adapter bytes are two separate budgets."""
 
     def __init__(

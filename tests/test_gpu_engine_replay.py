@@ -369,7 +369,7 @@ def test_one_transfer_is_under_way_and_demand_goes_first(link: tuple[TorchDevice
     sent(device, slots[0], is_demand=False)
     for slot, is_demand in zip(slots[1:], (False, False, True), strict=True):
         sent(device, slot, is_demand=is_demand)
-    device.promote(slots[2])
+    device.promote(slots[2], device.now())
     assert list(device.landed(device.now())) == []
     slow.arrives = True
     landed: list[Landed] = []

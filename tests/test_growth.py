@@ -1,4 +1,4 @@
-"""KV on demand, in blocks: admission plans for the prompt alone, and whoever came last makes way when memory runs out."""
+"""KV on demand, in blocks: admission plans for the prompt alone, and who came last makes way when memory runs out."""
 
 from __future__ import annotations
 

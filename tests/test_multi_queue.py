@@ -11,6 +11,7 @@ from policies.base import Adapter, Facts, Refusal, Request
 from policies.clustering import Choice
 from policies.lanes import LaneScheduler, Lending
 from policies.multi_queue import MultiQueue, StaticLanes
+from tests.fake_batch import Unasked
 
 FACTS = Facts(
     kv_token_bytes=100,
@@ -29,7 +30,7 @@ HALF = Adapter("half", 64, 640)
 TINY = Adapter("tiny", 8, 80)
 
 
-class World:
+class World(Unasked):
     """One engine around one scheduler, and its own `Batch`: it counts KV tokens and the prompts of a round."""
 
     def __init__(self, scheduler: LaneScheduler, *, kv_tokens: int = 10**6, prompt_tokens: int = 10**6) -> None:

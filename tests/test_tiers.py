@@ -161,31 +161,31 @@ def test_nothing_is_prefilled_while_the_adapter_is_still_on_disk() -> None:
     assert column(records, "first_token") == [1600]
 
 
-def test_a_request_that_goes_on_decoding_waits_for_its_adapter_where_a_prefill_would_not() -> None:
-    class Turns(Scheduler):
-        """The newest runs alone; its adapter takes the place of the other's."""
+class NewestAlone(Scheduler):
+    """The newest request runs alone; whoever runs makes way for it."""
 
-        name = "turns"
+    name = "newest-alone"
 
-        def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
-            newest = max(waiting, key=lambda request: request.id)
-            if batch.running and batch.running[0].id < newest.id:
-                batch.preempt(batch.running[0])
-            elif batch.running:
-                return
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        newest = max(waiting, key=lambda request: request.id)
+        if batch.running and batch.running[0].id < newest.id:
+            batch.preempt(batch.running[0])
+        if not batch.running:
             batch.try_add(newest)
 
-    costs = RoundCosts(1000, 0, 1000, 0, 0, load_base=0, load_byte=1)
+
+def test_a_request_that_goes_on_decoding_waits_for_its_adapter_where_a_prefill_would_not() -> None:
+    # The second request's adapter takes the place of the first one's, whose KV stays.
     world = World(
-        [(0, 10, 5, 0), (2500, 10, 2, 1)],
+        [(0, 10, 9, 0), (2500, 10, 2, 1)],
         [(8, 600), (8, 600)],
         total_bytes=700,
-        costs=costs,
-        scheduler=Turns,
-        mechanism={"early_start": EarlyStart(10), "preempted": "swap"},
+        costs=RoundCosts(1000, 0, 1000, 0, 0, load_base=0, load_byte=5),
+        scheduler=NewestAlone,
+        mechanism={"early_start": EarlyStart(10), "preempted": "keep"},
     )
     _, records = play(world)
-    resumed_at = records.swaps["end"][records.swaps["way"] == 0].max()
-    landed_at = records.transfers["end"][records.transfers["adapter"] == 0].max()
-    assert landed_at > resumed_at
-    assert records.segments["start"].max() >= landed_at
+    assert records.transfers["adapter"].tolist() == [0, 1, 0]
+    asked_again, landed = records.transfers["queued"][-1], records.transfers["end"][-1]
+    starts = records.segments["start"]
+    assert starts[starts >= asked_again].min() == landed

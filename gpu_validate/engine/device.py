@@ -140,7 +140,7 @@ class TorchDevice:
         self._queue.push(transfer)
         self._poll(may_compact=True)
 
-    def promote(self, slot: AdapterSlot) -> None:
+    def promote(self, slot: AdapterSlot, now: int) -> None:  # noqa: ARG002 - the queue has no clock
         """Treat a queued prefetch as demand from now on."""
         self._queue.promote(slot)
 
