@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from policies.base import Adapter, Cache
@@ -52,7 +53,7 @@ class HitCache(Cache):
         """Take out an adapter; it may be one that the rule would have kept, if the engine had no other choice."""
 
 
-class RankedCache(HitCache):
+class RankedCache(HitCache, ABC):
     """A rule that is a scan over queues: worth is the place in the order in which the scan would evict."""
 
     def score(self, adapter: Adapter, now: float) -> float:  # noqa: ARG002 - queues move by events, not by the clock
@@ -64,10 +65,10 @@ class RankedCache(HitCache):
         places = self._places(adapters)
         return [places[adapter] for adapter in adapters]
 
+    @abstractmethod
     def _places(self, candidates: Sequence[Adapter]) -> dict[Adapter, int]:
         """Return where the scan would evict each candidate, 0 for the first; nothing moves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _residents(self) -> Sequence[Adapter]:
         """Return all adapters in memory."""
-        raise NotImplementedError
