@@ -19,6 +19,7 @@ lint: .venv/test
 
 types: .venv/test
 	$(BIN)/mypy
+	MYPYPATH=docs $(BIN)/mypy docs/*.py
 
 bench: .venv/core
 	$(BIN)/python tests/bench.py
