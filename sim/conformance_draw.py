@@ -126,7 +126,7 @@ def _adapters(rng: np.random.Generator, *, is_crowded: bool) -> list[tuple[int, 
     if is_crowded:
         return [(8, int(size)) for size in rng.integers(250, 601, rng.integers(2, 5))]
     sizes = (20, 50, 120, 300)
-    return [(_one_of(rng, 8, 16, 32), _one_of(rng, *sizes)) for _ in range(int(rng.integers(1, 13)))]
+    return [(_one_of(rng, 8, 16, 32, 64, 128), _one_of(rng, *sizes)) for _ in range(int(rng.integers(1, 13)))]
 
 
 def _requests(rng: np.random.Generator, adapters: int, unit: int) -> list[tuple[int, int, int, int | None]]:

@@ -70,7 +70,7 @@ class _Probe:
         self._wakes[now] += 1
         at_s = self.policy.wakes_at_s()
         if at_s is not None and at_s <= now and self._wakes[now] > MAX_WAKES_AT_ONCE:
-            _broken("timers", f"woken at {now:g} s for the {self._wakes[now]}th time, it still declares {at_s:g} s")
+            _broken("timers", f"woken {self._wakes[now]} times at {now:g} s, it still declares {at_s:g} s")
         if self._wakes.total() > MAX_WAKES:
             _broken("timers", f"it asked to be woken {MAX_WAKES} times in {now:g} s of a small world")
 

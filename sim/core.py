@@ -31,6 +31,8 @@ from sim.steps import Decode, Horizon, Mixed, Prefill, Step
 from sim.stopping import Stops
 from sim.ticks import TICKS_PER_S
 
+MOST_WAKES_AT_ONCE = 1000  # a policy that wants to be woken for ever would hang the run
+
 
 class Core:
     """The state machine of one engine on one GPU (or on several that work as one)."""
@@ -85,6 +87,8 @@ class Core:
         self._counts_steps = type(scheduler).wakes_at_step is not Scheduler.wakes_at_step
         self.grows_on_demand = options.reserve != "peak"
         self._planned: Step | None = None
+        self._woken_s: float | None = None
+        self._wakes_there = 0  # further wakes at that instant
         self.timed = [one for one in (scheduler, prefetch) if type(one).wakes_at_s is not Timed.wakes_at_s]
 
     def submit(self, job: Job, now: int) -> None:
@@ -121,7 +125,17 @@ class Core:
         return earliest
 
     def woken(self, now_s: float) -> None:
-        """Call the policies whose declared time has come."""
+        """Call the policies whose declared time has come.
+
+        Raises:
+            RuntimeError: if one declares the same instant for ever.
+        """
+        self._wakes_there = self._wakes_there + 1 if now_s == self._woken_s else 0
+        self._woken_s = now_s
+        if self._wakes_there > MOST_WAKES_AT_ONCE:
+            names = ", ".join(type(policy).__name__ for policy in self.timed)
+            msg = f"{names}: woken {self._wakes_there} times at {now_s:g} s, a policy declares that instant again"
+            raise RuntimeError(msg)
         for policy in self.timed:
             wakes_at_s = policy.wakes_at_s()
             if wakes_at_s is not None and wakes_at_s <= now_s:

@@ -121,9 +121,15 @@ def _foreign(cls: type, seam: str) -> list[str]:
 
 def _hookless(cls: type, seam: str) -> list[str]:
     hooks = [name for name, routine in _own(seam).items() if routine]
-    if not hooks or issubclass(cls, BASES[seam]) or any(hasattr(cls, hook) for hook in hooks):
+    if not hooks:
         return []
-    return [f"is no {seam}: it has none of {', '.join(hooks)}"]
+    if not issubclass(cls, BASES[seam]):
+        return [] if any(hasattr(cls, hook) for hook in hooks) else [f"is no {seam}: it has none of {', '.join(hooks)}"]
+    strange = [name for name, routine in _public(cls).items() if routine and not hasattr(BASES[seam], name)]
+    if not strange or any(getattr(cls, hook) is not getattr(BASES[seam], hook) for hook in hooks):
+        return []
+    names = ", ".join(map(repr, strange))
+    return [f"has {names}, which nothing asks, and none of {', '.join(hooks)} of its own"]
 
 
 def _misspelt(cls: type, seam: str) -> Iterator[str]:
@@ -137,7 +143,8 @@ def _misspelt(cls: type, seam: str) -> Iterator[str]:
 
 def _similar(name: str, hooks: list[str]) -> str | None:
     beginning = [hook for hook in hooks if hook.startswith(name)]  # load for loaded, want for wanted
-    return closest(name, hooks, cutoff=0.81) or next(iter(beginning), None)
+    transposed = [hook for hook in hooks if sorted(hook) == sorted(name)]  # scoer for score
+    return closest(name, hooks, cutoff=0.81) or next(iter([*beginning, *transposed]), None)
 
 
 def _own(seam: str) -> dict[str, bool]:

@@ -28,7 +28,7 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[
 
     Args:
         sent_s: shape (n,), when requests came, rejected ones left out.
-        admitted_s: shape (n,), when they left the queue; NaN for never.
+        admitted_s: shape (n,), when they left the queue (for good, if they were stopped); NaN for never.
         end_s: end of the run.
     """
     order = np.argsort(sent_s, kind="stable")

@@ -224,5 +224,8 @@ def _number(value: float) -> float | None:
 
 def _stability_of(offered: Offered) -> Summary:
     taken = offered.status != REJECTED
+    # A request that was stopped waits again, we do not know how often and how long: it counts as waiting to its end.
+    was_stopped = offered.column("preemptions") > 0
+    left = np.where(was_stopped, offered.instant("finish"), offered.instant("admitted"))
     end_s = max((one.end for one in offered.records), default=0) / TICKS_PER_S
-    return stability(instant_s(offered.sent())[taken], instant_s(offered.instant("admitted"))[taken], end_s)
+    return stability(instant_s(offered.sent())[taken], instant_s(left)[taken], end_s)

@@ -347,8 +347,26 @@ def test_a_misspelt_attribute_is_an_error() -> None:
 
 
 def test_a_helper_unlike_any_hook_is_no_error() -> None:
-    cls = type("Mine", (Cache,), {"name": "mine", "refresh": lambda self: 0, "stats": lambda self: 0})
+    helpers = {"refresh": lambda self: 0, "stats": lambda self: 0}
+    cls = type("Mine", (Cache,), {"name": "mine", "score": lambda self, *_: 3.0, **helpers})
     assert cache(cls).refresh() == 0
+
+
+@pytest.mark.parametrize("wrong", ["scoer", "scroe"])
+def test_a_hook_with_its_letters_in_another_order_is_an_error(wrong: str) -> None:
+    cls = type("Mine", (Cache,), {"name": "mine", wrong: lambda self, *_: 3.0})
+    assert "did you mean 'score'?" in failure(cls, "cache")
+
+
+def test_a_class_whose_methods_are_all_strange_is_an_error() -> None:
+    cls = type("Mine", (Cache,), {"name": "mine", "priority": lambda self, *_: 3.0})
+    message = failure(cls, "cache")
+    assert message.startswith("cache.kind: Mine has 'priority', which nothing asks, and none of")
+    assert "score" in message
+
+
+def test_a_class_that_changes_nothing_is_no_error() -> None:
+    assert cache(type("Mine", (Cache,), {"name": "mine"})).name == "mine"
 
 
 def test_a_helper_like_a_hook_that_the_class_has_is_no_error() -> None:
@@ -510,7 +528,8 @@ def examples() -> list[tuple[str, str, str]]:
 
 
 def policies_of(document: yamlfile.Document) -> dict[str, Any]:
-    return {seam: resolve(spec, seam, marks=document.marks) for seam, spec in document.tree.items()}
+    specs = {seam: spec for seam, spec in document.tree.items() if seam in SEAMS}
+    return {seam: resolve(spec, seam, marks=document.marks) for seam, spec in specs.items()}
 
 
 def test_every_example_of_the_guide_is_one_short_file() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from policies.base import Batch, Refusal, Request, Scheduler
+from policies.scheduling import FCFS
 from sim.core import Core
 from sim.records import Records
-from tests.worlds import RoundCosts, World, play
+from tests.worlds import RoundCosts, World, play, replay
 
 COSTS = RoundCosts(prefill_base=100, prefill_token=0, decode_base=1000, decode_request=0, decode_context=0)
 LONG_AND_SHORT = [(0, 10, 20, None), (5000, 10, 3, None)]
@@ -295,3 +296,15 @@ def test_an_instant_that_is_declared_while_the_batch_is_filled_cuts_the_decode_r
     for slow in (False, True):
         _, records = play(world(rows, scheduler=Later, asks_every_step=slow))
         assert column(records, "admitted") == [0, 100 + 5000]
+
+
+def test_a_policy_that_declares_the_same_instant_for_ever_is_told_apart_from_a_long_run() -> None:
+    class Stuck(FCFS):
+        name = "stuck"
+
+        def wakes_at_s(self) -> float | None:
+            return 1e-9
+
+    for run in (play, replay):
+        with pytest.raises(RuntimeError, match="Stuck: woken 1001 times at 1e-09 s"):
+            run(world(scheduler=Stuck))
