@@ -10,6 +10,7 @@ from typing import Any
 
 from sim.build import Deployment, deploy, play
 from sim.config import Loaded, load_config
+from sim.idle_settings import idle_settings
 from sim.names import SEAMS, did_you_mean
 from sim.records import Records
 from sim.results import Result, Run
@@ -101,6 +102,7 @@ def result_of(deployment: Deployment, *records: Records) -> Result:
         kv_token_bytes=deployment.limits.kv_token_bytes,
         ttft_slo_s=config.ttft_slo_s,
         cost_origins=hardware.told_origins,
+        idle_settings=idle_settings(config),
         cost_warnings=hardware.warnings(max(int(one.prefills["tokens"].max(initial=1)) for one in records)),
     )
     return Result(outcome, config.model_dump(mode="json"))

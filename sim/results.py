@@ -44,6 +44,7 @@ class Run:
         ttft_slo_s: objective for the time to first token; None for none.
         cost_origins: where each group of the hardware's coefficients comes from.
         cost_warnings: coefficients that were used outside the range they are supported for.
+        idle_settings: settings that were given and could have no effect.
     """
 
     trace: Trace
@@ -58,6 +59,7 @@ class Run:
     ttft_slo_s: float | None = None
     cost_origins: Mapping[str, str] = field(default_factory=dict)
     cost_warnings: Sequence[str] = ()
+    idle_settings: Sequence[str] = ()
 
 
 class Result:
@@ -177,8 +179,16 @@ def _lora_lines(summary: Summary) -> list[str]:
         _line("Adapter evictions:", adapters["evictions"]),
         _line("Adapter data loaded (GB):", adapters["bytes_loaded"] / 1e9),
         _line("Link utilisation (%):", _percent(link["utilisation"])),
+        *_preemption_lines(summary["preemption"]),
         _line("Queue:", summary["stability"]["verdict"]),
     ]
+
+
+def _preemption_lines(preemption: Mapping[str, Any]) -> list[str]:
+    if not preemption["stops"]:
+        return []
+    swapped_gb = (preemption["swapped_in_bytes"] + preemption["swapped_out_bytes"]) / 1e9
+    return [_line("Times that requests were stopped:", preemption["stops"]), _line("KV swapped (GB):", swapped_gb)]
 
 
 def _heading(text: str, fill: str) -> str:

@@ -68,6 +68,7 @@ def summarise(run: Run) -> Summary:
         "iterations": _iterations(run.records),
         "preemption": _preemption(offered),
         "stability": _stability_of(offered),
+        "idle_settings": list(run.idle_settings),
         "costs": {"origins": dict(run.cost_origins), "warnings": list(run.cost_warnings)},
         "slo": _slo(run.ttft_slo_s, ttft_s[completed], len(run.trace)),
     }

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
+import sim
 from sim.frames import adapters_frame, p99_over_time, requests_frame, timeseries_frame
 from sim.records import NEVER, REQUEST_COLUMNS, SOURCES, Records
 from sim.results import Result, Run, vllm_style_report
@@ -457,3 +458,19 @@ def test_the_report_shows_nan_for_what_was_not_measured() -> None:
     run = tiny()
     empty = summarise(Run(run.trace, (Records(),), SIZES, run.predicted_tokens, "fifo", "a40", "llama", 1))
     assert f"{'Mean TPOT (ms):':<40} {'nan':<10}" in vllm_style_report(empty).splitlines()
+
+
+def test_the_report_tells_how_often_requests_were_stopped_if_they_were() -> None:
+    calm = sim.run("fastserve", "paper", rate=2, requests=20)
+    assert "stopped" not in vllm_style_report(calm.summary)
+    busy = sim.run("fastserve", "paper", rate=12, requests=60, changes="memory.kv_pool_tokens=3000")
+    assert busy.summary["preemption"]["stops"] > 0
+    assert f"Times that requests were stopped:        {busy.summary['preemption']['stops']}" in vllm_style_report(
+        busy.summary
+    )
+
+
+def test_requests_that_were_stopped_count_as_waiting_to_their_end() -> None:
+    overloaded = sim.run("fastserve", "paper", rate=12, requests=400, changes="memory.kv_pool_tokens=3000")
+    assert overloaded.summary["stability"]["verdict"] != "stable"
+    assert overloaded.summary["stability"]["drain_s"] > 10

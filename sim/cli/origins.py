@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 
 def tell_origins(summaries: Iterable[Summary]) -> None:
-    """Say on standard error where the cost coefficients of each hardware profile come from, and if that is a CPU."""
+    """Say on standard error where the costs of each hardware profile come from, and which settings had no effect."""
     kept = list(summaries)
     for hardware, origins in {one["hardware"]: one["costs"]["origins"] for one in kept}.items():
         words = ", ".join(f"{group} {origin}" for group, origin in origins.items())
         typer.echo(f"cost coefficients of {hardware}: {words}", err=True)
-    for warning in cpu_warnings(kept):
+    idle = dict.fromkeys(setting for one in kept for setting in one.get("idle_settings", ()))
+    for warning in (*cpu_warnings(kept), *idle):
         typer.echo(f"warning: {warning}", err=True)
 
 

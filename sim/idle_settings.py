@@ -1,0 +1,50 @@
+"""Settings that a configuration gives and the engine that it describes never looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sim.mechanism import Adapters, Admission, Limits, Memory
+
+if TYPE_CHECKING:
+    from sim.config import RunConfig
+
+
+def idle_settings(config: RunConfig) -> list[str]:
+    """Return a sentence for each setting that differs from its default and can have no effect."""
+    return [f"{key} has no effect with {why}" for key, why in _idle(config)]
+
+
+def _idle(config: RunConfig) -> Iterator[tuple[str, str]]:
+    adapters, plain = config.adapters, Adapters()
+    if adapters.memory != "slots":
+        for key in ("slots", "max_rank"):
+            if getattr(adapters, key) != getattr(plain, key):
+                yield f"adapters.{key}", f"adapters.memory: {adapters.memory}"
+    if adapters.memory != "reserved" and adapters.reserved_bytes is not None:
+        yield "adapters.reserved_bytes", f"adapters.memory: {adapters.memory}"
+    yield from _idle_limits(config)
+    yield from _idle_growth(config)
+    if config.replicas == 1 and config.router.get("kind") != "round-robin":
+        yield "router", "replicas: 1"
+
+
+def _idle_limits(config: RunConfig) -> Iterator[tuple[str, str]]:
+    limits, plain = config.limits, Limits()
+    if config.prefill != "chunked" and limits.step_tokens != plain.step_tokens:
+        yield "limits.step_tokens", f"prefill: {config.prefill}"
+    if config.prefill == "separate" and limits.prefills_per_step is not None:
+        yield "limits.prefills_per_step", "prefill: separate"
+    if config.prefill == "chunked" and limits.batch_prompt_tokens is not None:
+        yield "limits.batch_prompt_tokens", "prefill: chunked"
+
+
+def _idle_growth(config: RunConfig) -> Iterator[tuple[str, str]]:
+    admission, plain = config.admission, Admission()
+    if admission.reserve == "peak":
+        for key in ("watermark", "shortage"):
+            if getattr(admission, key) != getattr(plain, key):
+                yield f"admission.{key}", "admission.reserve: peak"
+    if "swap" not in {admission.shortage, admission.preempted} and config.memory.swap_bytes != Memory().swap_bytes:
+        yield "memory.swap_bytes", "neither admission.shortage nor admission.preempted: swap"

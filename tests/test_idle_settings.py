@@ -1,0 +1,43 @@
+"""A setting that nothing looks at is told, so that nobody concludes that it does not matter."""
+
+from __future__ import annotations
+
+import pytest
+
+import sim
+from sim.config import load_config
+from sim.idle_settings import idle_settings
+from sim.yamlfile import packaged_names
+from tests.commands import chameleon
+
+
+@pytest.mark.parametrize("system", packaged_names())
+def test_no_packaged_system_has_a_setting_that_idles(system: str) -> None:
+    assert idle_settings(load_config(system).config) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("adapters.slots=8", "adapters.slots has no effect with adapters.memory: unified"),
+        ("adapters.reserved_bytes=1000000", "adapters.reserved_bytes has no effect with adapters.memory: unified"),
+        ("limits.step_tokens=64", "limits.step_tokens has no effect with prefill: separate"),
+        ("limits.prefills_per_step=1", "limits.prefills_per_step has no effect with prefill: separate"),
+        ("admission.watermark=0.1", "admission.watermark has no effect with admission.reserve: peak"),
+        ("router=affinity", "router has no effect with replicas: 1"),
+    ],
+)
+def test_a_setting_that_idles_is_told_with_the_reason(change: str, said: str) -> None:
+    assert idle_settings(load_config("slora", [change]).config) == [said]
+
+
+def test_a_setting_that_acts_is_not_told() -> None:
+    assert idle_settings(load_config("vllm", ["adapters.slots=4", "limits.step_tokens=64"]).config) == []
+
+
+def test_the_command_warns_and_the_summary_keeps_it() -> None:
+    said = chameleon("run", "--system", "slora", "--requests", "20", "--set", "adapters.slots=8")
+    assert "warning: adapters.slots has no effect with adapters.memory: unified" in said.err
+    assert sim.run("slora", requests=5, rate=1, changes="adapters.slots=8").summary["idle_settings"] == [
+        "adapters.slots has no effect with adapters.memory: unified"
+    ]
