@@ -138,7 +138,8 @@ class Seats:
         if self.has_growth_room(now):
             return True
         core = self._core
-        return core.grows_on_demand and core.stops.make_way(now) and self.has_growth_room(now)
+        may_stop = core.grows_on_demand or core.kept
+        return bool(may_stop) and core.stops.make_way(now) and self.has_growth_room(now)
 
     def could_grow(self) -> bool:
         """Whether evicting idle adapters would give the batch its next tokens; nothing is evicted."""

@@ -86,10 +86,11 @@ class Stops:
         return size
 
     def _victims(self) -> Iterator[Job]:
-        # Those that hold memory without running go first, then the last admitted; the last one runs to its end.
+        # Those that hold memory without running go first, then the last admitted; the last one runs to its end. Where
+        # admission has planned for everybody's growth, only the former can stand in its way.
         core = self._core
         yield from reversed(core.kept.values())
-        if len(core.live) > 1:
+        if core.grows_on_demand and len(core.live) > 1:
             yield from (job for job in reversed(core.live.values()) if not job.kv_lands)
 
     def _give_way(self, job: Job, now: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from policies.base import Batch, Refusal, Request, Scheduler
+from policies.ranking import LearningToRank
 from policies.scheduling import FCFS
 from sim.core import Core
 from sim.records import Records
@@ -88,6 +90,24 @@ def test_kept_kv_gives_way_when_the_batch_runs_out_of_memory() -> None:
     _, records = play(world(rows, total_bytes=40, mechanism={"preempted": "keep", "reserve": "on_demand"}))
     assert column(records, "status") == [0, 0]
     assert records.prefills["tokens"].tolist() == [10, 10, 16]  # it was kept, then dropped, then computed again
+
+
+def test_kept_kv_gives_way_to_growth_that_was_planned_for_too() -> None:
+    # S-LoRA's test plans for those that are admitted; what was kept since stands in the way of the last one.
+    rows = [(0, 38, 129, 4), (0, 38, 129, 4), (0, 48, 17, 2), (0, 43, 32, 1), (7000, 59, 1, 0), (21000, 36, 2, 1)]
+    rows += [(22000, 28, 115, 5), (25000, 12, 111, 5), (25000, 12, 1, 5), (25000, 57, 2, None), (35000, 46, 115, 2)]
+    crowded = World(
+        rows,
+        [(16, 300), (16, 50), (16, 50), (16, 50), (16, 20), (32, 300)],
+        total_bytes=700,
+        distinct_adapters=1,
+        blocks_on_load=False,
+        costs=RoundCosts(100, 10, 1000, 10, 7, 0, 50, 1, floor=1100),
+        scheduler=partial(LearningToRank, starvation_steps=5, promoted_steps=10),
+        mechanism={"prefill": "chunked", "step_tokens": 16, "prefills_per_step": 1, "preempted": "keep"},
+    )
+    _, records = play(crowded)
+    assert column(records, "status") == [0] * len(rows)
 
 
 def test_preempting_a_request_that_does_not_run_is_the_schedulers_fault() -> None:
