@@ -94,6 +94,7 @@ def test_kept_kv_gives_way_when_the_batch_runs_out_of_memory() -> None:
 
 def test_kept_kv_gives_way_to_growth_that_was_planned_for_too() -> None:
     # S-LoRA's test plans for those that are admitted; what was kept since stands in the way of the last one.
+    rows: list[tuple[int, int, int, int | None]]
     rows = [(0, 38, 129, 4), (0, 38, 129, 4), (0, 48, 17, 2), (0, 43, 32, 1), (7000, 59, 1, 0), (21000, 36, 2, 1)]
     rows += [(22000, 28, 115, 5), (25000, 12, 111, 5), (25000, 12, 1, 5), (25000, 57, 2, None), (35000, 46, 115, 2)]
     crowded = World(
