@@ -47,6 +47,14 @@ class LoadingCosts(NamedTuple):
 
 
 PLAIN_LOADING = LoadingCosts()
+HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "launch_s")
+
+
+def _on_host(engine: EngineCosts, hardware: Hardware) -> EngineCosts:
+    """Return what an engine's software costs on this machine's CPU."""
+    if hardware.host is None:
+        return engine
+    return engine.model_copy(update={name: getattr(engine, name) * hardware.host.factor for name in HOST_TIMES})
 
 
 class CostModel:
@@ -79,6 +87,7 @@ class CostModel:
             raise ValueError(msg)
         modules = tuple(modules)
         hardware = parallel.as_one(hardware)
+        engine = _on_host(engine, hardware)
         self._hardware, self._model, self._engine, self._slots = hardware, model, engine, slots
         self._loading, self._parallel = loading, parallel
         self.rank_bytes = model.adapter_bytes(1, modules)  # bytes of an adapter per unit of rank

@@ -116,6 +116,16 @@ class Lora(Group):
     weight_bytes_per_s: Rate
 
 
+class Host(Group):
+    """The CPU that drives the GPU.
+
+    Attributes:
+        factor: on every host time of an engine (`costs.host_s` and the like), against the machine it was found on.
+    """
+
+    factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class MeasuredOn(Strict):
     """What a measurement must say about itself."""
 
@@ -138,6 +148,7 @@ class Hardware(Strict):
         attention: attention kernels.
         link: copies from the host.
         lora: adapter reads.
+        host: the CPU; None: as fast as where each engine's host times were found.
         measured_on: device, versions and date; required if any group is `measured`.
     """
 
@@ -151,6 +162,7 @@ class Hardware(Strict):
     attention: Attention
     link: Link
     lora: Lora
+    host: Host | None = None
     measured_on: MeasuredOn | None = None
 
     @model_validator(mode="after")
@@ -213,7 +225,13 @@ class Hardware(Strict):
         return left
 
     def _groups(self) -> dict[str, Group]:
-        return {"dense": self.dense, "attention": self.attention, "link": self.link, "lora": self.lora}
+        groups: dict[str, Group] = {
+            "dense": self.dense,
+            "attention": self.attention,
+            "link": self.link,
+            "lora": self.lora,
+        }
+        return groups if self.host is None else {**groups, "host": self.host}
 
 
 def hardware_names() -> list[str]:

@@ -1,0 +1,1 @@
+"""Against measurements that other people published: their runs rebuilt, simulated, and set side by side."""
