@@ -14,10 +14,10 @@ from gpu_validate.engine_costs import engine_costs
 from gpu_validate.kept import Kept, Shelf, digest
 from gpu_validate.live import Setup, serve, simulate
 from gpu_validate.pace import Pace
-from gpu_validate.profile import write_text
 from gpu_validate.report import draw, policies_text, text_of, write_report
 from sim.config import Loaded, load_config
 from sim.hardware import load_hardware
+from sim.textfile import write_text
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import numpy as np
 
 from gpu_validate.engine_laws import ADAPTED, iteration_law, kernel_fields, launch_law, lora_law
 from gpu_validate.laws import attention_law, dense_law, is_plain_copy, is_quiet, link_law
-from gpu_validate.profile import base_profile, implied, merge, write_profile, write_text
+from gpu_validate.profile import base_profile, implied, merge, write_profile
 from gpu_validate.solvers import DRAWS, Fit, Law, error_of, fit_law, seconds_of
 from gpu_validate.sweep_rows import Row, read_rows, refusal
 from sim.hardware import Hardware, MeasuredOn, load_hardware
+from sim.textfile import write_text
 
 SCHEMA_VERSION = 1
 REPORT = "fit.json"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 from gpu_validate.rows import PROFILES
 from gpu_validate.solvers import Fit
 from sim.hardware import Hardware, MeasuredOn, load_hardware
+from sim.hardware_file import profile_text
+from sim.textfile import write_text
 
 # The adapter read rate is best seen where nothing else grows with the bytes of distinct adapters.
 READ_RATE_FROM = ("segmented", "grouped_mm", "torch_loop", "vllm_v1", "mbgmv", "bgmv")
@@ -121,22 +121,4 @@ def implied(profile: Hardware) -> dict[str, dict[str, float]]:
 
 def write_profile(profile: Hardware, path: Path) -> None:
     """Write a profile that `load_hardware` reads back unchanged, whole or not at all."""
-    import yaml  # noqa: PLC0415 - only writing needs it
-
-    tree = profile.model_dump(mode="json", exclude_none=True)
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
-    write_text(path, "# Written by `chameleon gpu fit`; fit.json beside it has intervals and errors.\n" + text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    draft = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, profile_text(profile, "chameleon gpu fit", "fit.json beside it has intervals and errors"))

@@ -10,7 +10,7 @@ import pytest
 from tests.commands import chameleon, python
 
 SLOW = ("pandas", "matplotlib", "scipy", "torch")
-COMMANDS = ("demo", "run", "compare", "sweep", "policies", "config", "trace", "gpu")
+COMMANDS = ("demo", "run", "compare", "sweep", "systems", "policies", "config", "trace", "data", "gpu")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [], ["--version"], ["run", "--help"]])

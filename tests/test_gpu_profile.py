@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpu_validate.fit import run_fit
-from gpu_validate.profile import base_profile, write_text
+from gpu_validate.profile import base_profile
 from sim.experiment import run
 from sim.hardware import load_hardware
 from tests.gpu_sweeps import HARDWARE, report_of, sweep, write
@@ -86,9 +86,3 @@ def test_engine_costs_of_a_kernel_are_fields_of_a_system_file(profile: Path) -> 
 def test_the_device_finds_its_packaged_profile() -> None:
     assert base_profile(None, "NVIDIA A100-SXM4-80GB").name == "a100-80"
     assert base_profile("a40", "NVIDIA H200").name == "a40"
-
-
-def test_a_file_is_replaced_whole_and_leaves_no_draft(tmp_path: Path) -> None:
-    write_text(tmp_path / "new" / "a.txt", "one")
-    write_text(tmp_path / "new" / "a.txt", "two")
-    assert [(path.name, path.read_text()) for path in (tmp_path / "new").iterdir()] == [("a.txt", "two")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli import compare, config, demo, gpu, policies, run, sweep, systems, trace
+from sim.cli import compare, config, data, demo, gpu, policies, run, sweep, systems, trace
 from sim.cli.mistakes import Commands
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
@@ -27,6 +27,7 @@ app.add_typer(systems.app, name="systems")
 app.add_typer(policies.app, name="policies")
 app.add_typer(config.app, name="config")
 app.add_typer(trace.app, name="trace")
+app.add_typer(data.app, name="data")
 app.add_typer(gpu.app, name="gpu")
 
 

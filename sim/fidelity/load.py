@@ -46,6 +46,7 @@ def _finished_s(loaded: Loaded, trace: Trace) -> np.ndarray:
 
 def _middle_rate(finished_s: np.ndarray) -> float:
     low, high = (int(share * (len(finished_s) - 1)) for share in MIDDLE)
-    if high == low:
+    span_s = float(finished_s[high] - finished_s[low])
+    if not span_s:  # so few requests that they end together
         return len(finished_s) / float(finished_s[-1])
-    return (high - low) / float(finished_s[high] - finished_s[low])
+    return (high - low) / span_s
