@@ -12,6 +12,7 @@ from sim.job import AdapterSlot, Job
 from sim.ledger import Ledger
 from sim.link import AdapterTransfer, Channel, Link
 from sim.memory import GpuMemory, MemoryLimits
+from sim.options import EngineOptions
 from sim.records import SOURCES
 from sim.shape import Costs
 from sim.ticks import TICKS_PER_S
@@ -31,7 +32,7 @@ class AdapterTraffic:
         link: takes transfers.
         ledger: is told what happens.
         changed: called whenever an answer that a policy gave may no longer hold.
-        channel: how the link serves transfers.
+        options: how the link serves transfers, and what a load costs when all slots are in use.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class AdapterTraffic:
         link: Link,
         ledger: Ledger,
         changed: Callable[[], None],
-        channel: Channel = "link",
+        options: EngineOptions,
     ) -> None:
         self.memory = GpuMemory(limits, cache, self._evicted)
         self.palette = [
@@ -64,7 +65,8 @@ class AdapterTraffic:
         self._link = link
         self._ledger = ledger
         self._changed = changed
-        self._channel = channel
+        self._channel: Channel = "shared" if options.fair_link else "link"
+        self._options = options
         self._drops = type(cache).drops is not Cache.drops
         self._announces = type(cache).announced is not Cache.announced
         self._asked_at_step: int | None = None
@@ -144,8 +146,16 @@ class AdapterTraffic:
         slot.waiters.clear()
 
     def load_ticks(self, slot: AdapterSlot) -> int:
-        """Return how long the link is busy with an adapter."""
-        return self._costs.load(slot.adapter.size_bytes)
+        """Return how long the link is busy with an adapter, and with those that it sends away although they are in use.
+
+        vLLM's worker (0.8, LRUCacheWorkerLoRAManager; from memory) activates the adapters of a step one by one in an
+        order of its own, each in place of the one touched least recently. With every slot in use, that may be one of
+        this step whose turn is still to come; it then takes the next one's place, and so on up to the slot that had
+        come free. With both places random that is one in six of all slots on average.
+        """
+        ticks = self._costs.load(slot.adapter.size_bytes)
+        all_are_used = self.active >= self._options.distinct_adapters
+        return ticks * (1 + self._options.returning_loads) if all_are_used else ticks
 
     def drop(self, now: int, *, batch_is_empty: bool) -> None:
         """Let the cache policy give back idle adapters after a decode step that ended a request."""

@@ -86,10 +86,10 @@ class Round:
             self._make_kept_leave(job)
         if self.refusal is not None:
             return False
-        if job.needs_prefill:
-            self._left_tokens -= job.base_tokens
         self.accepted.append(job)
         self._core.seats.admit(job, self._now)
+        if job.needs_prefill:
+            self._left_tokens -= job.base_tokens - job.prefilled
         return True
 
     def wait_s(self, request: Request) -> float:
@@ -210,8 +210,11 @@ class Round:
         # A chunked prefill starts with whatever is left; a recomputed prompt may exceed the limit, but then goes alone.
         if self._core.options.prefill == "chunked":
             return True
-        is_alone = not self.accepted and job.base_tokens > self._core.options.batch_prompt_tokens
-        return job.base_tokens <= self._left_tokens or is_alone
+        core, tokens = self._core, job.base_tokens
+        if core.options.reuses_blocks:
+            tokens -= core.kv.surviving_tokens(job)
+        is_alone = not self.accepted and tokens > core.options.batch_prompt_tokens
+        return tokens <= self._left_tokens or is_alone
 
     def _memory_refusal(self, job: Job) -> Refusal | None:
         core, memory = self._core, self._core.memory

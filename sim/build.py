@@ -75,12 +75,15 @@ class Deployment:
         )
 
 
-def deploy(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool = False) -> Deployment:
+def deploy(
+    loaded: Loaded, trace: Trace | None = None, *, gpu: Hardware | None = None, asks_every_step: bool = False
+) -> Deployment:
     """Put a run together.
 
     Args:
         loaded: the configuration and its marks.
         trace: the workload; None draws the configured one.
+        gpu: a profile in place of the configured one, which is not looked at then.
         asks_every_step: simulate one decode step at a time, as the oracle of the fast path.
 
     Raises:
@@ -89,7 +92,7 @@ def deploy(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool 
     """
     config = loaded.config
     parallel = parallel_of(config)
-    hardware, model = load_hardware(config.hardware), load_model(config.model)
+    hardware, model = gpu or load_hardware(config.hardware), load_model(config.model)
     trace = make_trace(config.workload, config.seed) if trace is None else trace
     _check_span(trace)
     costs = CostModel(

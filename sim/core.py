@@ -65,7 +65,7 @@ class Core:
             link=link,
             ledger=self.ledger,
             changed=self.something_changed,
-            channel="shared" if options.fair_link else "link",
+            options=options,
         )
         self.memory = self.adapters.memory
         self.kv = KvPages(options.block_tokens, self.memory)
@@ -169,7 +169,7 @@ class Core:
         """
         step, self._planned = self._planned, None
         if isinstance(step, Prefill):
-            self.ledger.prefilled(step.start, now, [job.base_tokens for job in step.jobs])
+            self.ledger.prefilled(step.start, now, [job.base_tokens - job.prefilled for job in step.jobs])
             self._prefilled(step.jobs, now)
         elif isinstance(step, Mixed):
             self._mixed(step, now)

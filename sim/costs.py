@@ -26,6 +26,7 @@ MEDIUM_PROMPT_TOKENS = 370
 REFERENCE_PROJECTIONS = 128  # q, k, v, o of 32 layers: what `lora_token_s` and `active_s` were found for
 REFERENCE_LAYERS = 32  # what `launch_s` was found for
 REFERENCE_HIDDEN = 4096  # what `elementwise_s_per_token` was found for
+REFERENCE_VOCAB = 128256  # what `sample_s` was found for
 
 
 class LoadingCosts(NamedTuple):
@@ -47,14 +48,16 @@ class LoadingCosts(NamedTuple):
 
 
 PLAIN_LOADING = LoadingCosts()
-HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "launch_s")
+HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "prompt_s", "launch_s")
 
 
 def _on_host(engine: EngineCosts, hardware: Hardware) -> EngineCosts:
     """Return what an engine's software costs on this machine's CPU."""
-    if hardware.host is None:
+    host = hardware.host
+    if host is None:
         return engine
-    return engine.model_copy(update={name: getattr(engine, name) * hardware.host.factor for name in HOST_TIMES})
+    times = {name: getattr(engine, name) * host.factor for name in HOST_TIMES}
+    return engine.model_copy(update={**times, "api_s": engine.api_s * (host.api_factor or host.factor)})
 
 
 class CostModel:
@@ -90,6 +93,7 @@ class CostModel:
         engine = _on_host(engine, hardware)
         self._hardware, self._model, self._engine, self._slots = hardware, model, engine, slots
         self._loading, self._parallel = loading, parallel
+        self.api_s = engine.api_s  # on this host; no simulated time contains it
         self.rank_bytes = model.adapter_bytes(1, modules)  # bytes of an adapter per unit of rank
         self._dense: dict[int, int] = {}  # tokens -> ticks of the linear layers
         self._prompts: dict[int, int] = {}  # requests -> ticks of the other base terms
@@ -160,7 +164,7 @@ class CostModel:
         if distinct:
             gpu += self._active + tokens * self._lora_token + token_rank * self._rank + max_rank * tokens * self._pad
             gpu += distinct * self._distinct + distinct_rank * self._read_prefill
-        return self._prefill_host + max(gpu, self._launch)
+        return self._prefill_host + requests * self._prompt + max(gpu, self._launch)
 
     def mixed(
         self, requests: int, context_tokens: int, prompts: int, tokens: int, squared_tokens: int, load: Load
@@ -179,13 +183,13 @@ class CostModel:
         """
         all_tokens = tokens + requests
         gpu = sum(self._sequence_terms(requests + prompts).values()) + self._dense_ticks(all_tokens)
-        gpu += context_tokens * self._kv + round(squared_tokens * self._square)
+        gpu += context_tokens * self._kv_mixed + round(squared_tokens * self._square)
         if load.distinct:
             gpu += self._active + all_tokens * self._lora_token
             gpu += load.token_rank * self._rank + load.max_rank * all_tokens * self._pad
             gpu += load.distinct * self._distinct + load.distinct_rank * self._read
         host = self._prefill_host if not requests else to_ticks(self._engine.host_s) + requests * self._host_running
-        return host + max(gpu, self._launch)
+        return host + prompts * self._prompt + max(gpu, self._launch)
 
     def load(self, size_bytes: int) -> int:
         """Return ticks that the link is busy with one adapter: the slower of issuing copies and moving bytes."""
@@ -222,7 +226,7 @@ class CostModel:
         terms = {"dense": self._dense_ticks(tokens), **self._sequence_terms(requests)}
         terms["attention"] += round(squared_tokens * self._square)
         terms |= self._lora_terms(tokens, token_rank, distinct, distinct_rank * self._read_prefill, max_rank)
-        return self._explained(self._prefill_host, terms)
+        return self._explained(self._prefill_host + requests * self._prompt, terms)
 
     def dense_s(self, tokens: int) -> float:
         """Return seconds of the linear layers for this many tokens: a roofline per matrix, floors, elementwise work."""
@@ -236,17 +240,21 @@ class CostModel:
         dense = self._hardware.dense
         tiles = math.ceil(tokens / dense.tile_tokens) * dense.tile_tokens
         weight_bytes = parameters * self._model.dtype_bytes
-        return max(2 * tiles * parameters / dense.flops_per_s, weight_bytes / dense.weight_bytes_per_s)
+        unhidden_s = dense.unhidden_share * 2 * tokens * parameters / dense.flops_per_s
+        return max(2 * tiles * parameters / dense.flops_per_s, weight_bytes / dense.weight_bytes_per_s + unhidden_s)
 
     def _set_base_rates(self) -> None:
         attention, model, engine = self._hardware.attention, self._model, self._engine
         self._kv = to_ticks(engine.enabled_factor * model.kv_token_bytes / attention.kv_bytes_per_s)
+        mixed_kv_bytes_per_s = attention.mixed_kv_bytes_per_s or attention.kv_bytes_per_s
+        self._kv_mixed = to_ticks(engine.enabled_factor * model.kv_token_bytes / mixed_kv_bytes_per_s)
         width = 2 * model.layers * model.heads * model.head_dim
         # In ticks, but not a whole number: a square of tokens is too short for that on a fast GPU.
         self._square = TICKS_PER_S * engine.enabled_factor * width / attention.prefill_flops_per_s
         self._launch = to_ticks(engine.launch_s * model.layers / REFERENCE_LAYERS)
         self._prefill_host = to_ticks(engine.prefill_host_s)
         self._host_running = to_ticks(engine.host_per_running_s)
+        self._prompt = to_ticks(engine.prompt_s)
 
     def _set_lora_rates(self, projections: float) -> None:
         engine, lora, kernel = self._engine, self._hardware.lora, self._engine.kernel
@@ -257,7 +265,7 @@ class CostModel:
             rank_s = 2 * self.rank_bytes / self._model.dtype_bytes / self._hardware.dense.flops_per_s
         self._rank = to_ticks(rank_s * (1 - engine.padded_share))
         self._pad = to_ticks(rank_s * engine.padded_share)
-        self._lora_token = to_ticks(engine.lora_token_s * projections)
+        self._lora_token = to_ticks((engine.lora_token_s + self._slots * engine.slot_token_s) * projections)
         self._active = to_ticks(engine.active_s * projections)
         self._distinct = to_ticks(engine.distinct_s)
         read = to_ticks(self.rank_bytes / lora.weight_bytes_per_s)
@@ -283,9 +291,12 @@ class CostModel:
         model, attention, engine = self._model, self._hardware.attention, self._engine
         lm_head_s = self._gemm_s(requests, model.vocab * model.hidden) + self._hardware.dense.kernel_floor_s
         attention_s = model.layers * (attention.floor_s + requests * attention.sequence_s)
+        sampling_s = requests * engine.sample_s * model.vocab / REFERENCE_VOCAB
+        batched_s = engine.batched_s if requests > 1 else 0.0
         return {
             "lm_head": to_ticks(engine.enabled_factor * lm_head_s),
             "attention": to_ticks(engine.enabled_factor * attention_s),
+            "sampling": to_ticks(engine.enabled_factor * (sampling_s + batched_s)),
             "lora_enabled": to_ticks(engine.enabled_s + engine.slot_s * self._slots),
         }
 

@@ -19,7 +19,13 @@ KERNEL_DEFAULTS: dict[str, dict[str, float]] = {
     "bgmv": {"lora_token_s": 31.35e-6, "padded_share": 1},
     "mbgmv": {"lora_token_s": 31.35e-6},
     "segmented": {"active_s": 1.05e-3},
-    "vllm_v1": {"lora_token_s": 24e-6, "padded_share": 1, "distinct_s": 321e-6, "enabled_s": 1.3e-3, "slot_s": 23.7e-6},
+    "vllm_v1": {
+        "padded_share": 1,
+        "distinct_s": 307e-6,
+        "enabled_s": 1.33e-3,
+        "slot_s": 23.3e-6,
+        "slot_token_s": 82e-9,
+    },
     "torch_loop": {"active_s": 9e-3, "distinct_s": 6.4e-3},
     "merged": {},
     "none": {},
@@ -45,6 +51,13 @@ class EngineCosts(Strict):
         enabled_s: per iteration, adapters or not.
         enabled_factor: factor on the GPU time of the base model, adapters or not.
         slot_s: per iteration and configured adapter slot, used or idle.
+        slot_token_s: per slot and token of an iteration with adapters, for 128 adapted projections; scales with their
+            number.
+        sample_s: per sequence that gets a token, for a vocabulary of 128256; scales with its size.
+        batched_s: per iteration of more than one sequence.
+        prompt_s: host time per prompt of which an iteration prefills a chunk.
+        api_s: between a client and the engine, both ways, before the client has its first token. It shifts every
+            request alike, so no simulated run contains it: whoever compares with a client's clock adds it.
     """
 
     host_s: Seconds = 0.0
@@ -61,6 +74,11 @@ class EngineCosts(Strict):
     enabled_s: Seconds = 0.0
     enabled_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     slot_s: Seconds = 0.0
+    slot_token_s: Seconds = 0.0
+    sample_s: Seconds = 0.0
+    batched_s: Seconds = 0.0
+    prompt_s: Seconds = 0.0
+    api_s: Seconds = 0.0
 
     @model_validator(mode="before")
     @classmethod

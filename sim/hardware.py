@@ -53,6 +53,7 @@ class Dense(Group):
         kernel_floor_s: fixed cost of one kernel.
         kernels_per_layer: kernels that pay it.
         elementwise_s_per_token: per token and layer at hidden size 4096; grows in proportion to the hidden size.
+        unhidden_share: share of the arithmetic that streaming the weights does not hide.
         fit_mape: mean absolute relative error over the rows that were fitted.
         held_out_mape: the same over rows that the fit did not see.
     """
@@ -63,6 +64,7 @@ class Dense(Group):
     kernel_floor_s: Seconds
     kernels_per_layer: Annotated[int, Field(ge=0)]
     elementwise_s_per_token: Seconds
+    unhidden_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     fit_mape: Share | None = None
     held_out_mape: Share | None = None
 
@@ -82,12 +84,14 @@ class Attention(Group):
         prefill_flops_per_s: effective rate of causal attention in prefill.
         floor_s: fixed cost per layer.
         sequence_s: cost per sequence and layer, beside its KV.
+        mixed_kv_bytes_per_s: rate of reading KV in an iteration that also prefills; None: as in decode.
     """
 
     kv_bytes_per_s: Rate
     prefill_flops_per_s: Rate
     floor_s: Seconds
     sequence_s: Seconds
+    mixed_kv_bytes_per_s: Rate | None = None
 
 
 class Link(Group):
@@ -121,9 +125,11 @@ class Host(Group):
 
     Attributes:
         factor: on every host time of an engine (`costs.host_s` and the like), against the machine it was found on.
+        api_factor: on the time that a request spends outside the engine (`costs.api_s`); None: as `factor`.
     """
 
     factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    api_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class MeasuredOn(Strict):
@@ -172,10 +178,11 @@ class Hardware(Strict):
             ("attention.prefill_flops_per_s", self.attention.prefill_flops_per_s, self.peak_flops),
             ("dense.weight_bytes_per_s", self.dense.weight_bytes_per_s, self.peak_hbm_bytes_per_s),
             ("attention.kv_bytes_per_s", self.attention.kv_bytes_per_s, self.peak_hbm_bytes_per_s),
+            ("attention.mixed_kv_bytes_per_s", self.attention.mixed_kv_bytes_per_s, self.peak_hbm_bytes_per_s),
             ("lora.weight_bytes_per_s", self.lora.weight_bytes_per_s, self.peak_hbm_bytes_per_s),
             ("link.h2d_bytes_per_s", self.link.h2d_bytes_per_s, self.peak_pcie_bytes_per_s),
         ):
-            if rate > PEAK_TOLERANCE * peak:
+            if rate is not None and rate > PEAK_TOLERANCE * peak:
                 msg = f"{what} = {rate:.4g} is above {PEAK_TOLERANCE} times the hardware's peak of {peak:.4g}"
                 raise ValueError(msg)
         return self

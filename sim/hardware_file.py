@@ -41,6 +41,7 @@ def profile_text(profile: Hardware, command: str, note: str = "") -> str:
 
     Dumper.add_representer(float, _float)
     Dumper.add_representer(str, _text)
+    Dumper.add_representer(list, _list)
     tree: dict[str, Any] = profile.model_dump(mode="json", exclude_none=True)
     text = yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
     return f"# Written by `{command}`{note and f'; {note}'}.\n{text}"
@@ -53,6 +54,10 @@ def _float(dumper: Any, value: float) -> Any:
         # YAML takes a number without a point and a sign for text.
         text = f"{mantissa if '.' in mantissa else f'{mantissa}.0'}e{int(exponent):+d}"
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+def _list(dumper: Any, values: list[Any]) -> Any:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
 
 
 def _text(dumper: Any, value: str) -> Any:

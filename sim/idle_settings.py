@@ -18,6 +18,8 @@ def idle_settings(config: RunConfig) -> list[str]:
 
 def _idle(config: RunConfig) -> Iterator[tuple[str, str]]:
     adapters, plain = config.adapters, Adapters()
+    if adapters.memory != "slots" and config.loading.returns_per_slot:
+        yield "loading.returns_per_slot", f"adapters.memory: {adapters.memory}"
     if adapters.memory != "slots":
         for key in ("slots", "max_rank"):
             if getattr(adapters, key) != getattr(plain, key):
@@ -48,3 +50,15 @@ def _idle_growth(config: RunConfig) -> Iterator[tuple[str, str]]:
                 yield f"admission.{key}", "admission.reserve: peak"
     if "swap" not in {admission.shortage, admission.preempted} and config.memory.swap_bytes != Memory().swap_bytes:
         yield "memory.swap_bytes", "neither admission.shortage nor admission.preempted: swap"
+    if config.memory.reuses_blocks and not _may_recompute(config):
+        yield "memory.reuses_blocks", f"admission.preempted: {admission.preempted} and nothing else that recomputes"
+
+
+def _may_recompute(config: RunConfig) -> bool:
+    """Whether KV of a request that stops may be dropped, so that it is computed again."""
+    admission = config.admission
+    memory_stops = admission.reserve != "peak"
+    drops = admission.shortage == "recompute" and (memory_stops or admission.preempted == "keep")
+    loses_chunks = memory_stops and config.prefill == "chunked"
+    is_full = config.memory.swap_bytes is not None
+    return admission.preempted == "recompute" or drops or loses_chunks or is_full

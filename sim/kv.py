@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sim.job import Job
+from sim.leftovers import Leftovers
 from sim.memory import GpuMemory
 
 
@@ -12,7 +14,16 @@ class KvPages:
     counts per phase tell how many requests open a new block at any later step.
     """
 
-    __slots__ = ("_block_bytes", "_memory", "_phases", "block_tokens", "requests")
+    __slots__ = (
+        "_adapter_blocks",
+        "_block_bytes",
+        "_leftovers",
+        "_memory",
+        "_phases",
+        "_pool_blocks",
+        "block_tokens",
+        "requests",
+    )
 
     def __init__(self, block_tokens: int, memory: GpuMemory) -> None:
         self.block_tokens = block_tokens
@@ -20,6 +31,9 @@ class KvPages:
         self._memory = memory
         self._block_bytes = block_tokens * memory.token_bytes
         self._phases = [0] * block_tokens
+        self._pool_blocks = memory.kv_limit // self._block_bytes
+        self._adapter_blocks = 0  # of these that adapters lie in
+        self._leftovers = Leftovers()
 
     def bytes_of(self, tokens: int) -> int:
         """Return the bytes of the whole blocks that so many tokens take."""
@@ -28,6 +42,48 @@ class KvPages:
     def first_growth_bytes(self, tokens: int) -> int:
         """Return the bytes that one more token takes after so many."""
         return 0 if tokens % self.block_tokens else self._block_bytes
+
+    def take(self, size_bytes: int) -> None:
+        """Take free blocks of so many bytes."""
+        self._memory.kv_bytes += size_bytes
+        self._leftovers.take(size_bytes // self._block_bytes)
+
+    def make_room_for_adapters(self) -> None:
+        """Let adapters have the blocks that they have grown into since the last look, those that were free for longest.
+
+        They have no blocks of their own: one that is loaded in place of an evicted one is taken to lie where that was.
+        """
+        memory, pool_bytes = self._memory, self._pool_blocks * self._block_bytes
+        inside_bytes = max(0, memory.adapter_bytes - (memory.total - pool_bytes))
+        blocks = -(-inside_bytes // self._block_bytes)
+        self._leftovers.take(max(0, blocks - self._adapter_blocks))
+        self._adapter_blocks = blocks
+
+    def leave_behind(self, job: Job, tokens: int) -> None:
+        """Take note of the KV of its first `tokens` tokens that a request has just given back."""
+        self.make_room_for_adapters()
+        blocks = -(-tokens // self.block_tokens)
+        free = self._pool_blocks - self._memory.kv_bytes // self._block_bytes - self._adapter_blocks
+        self._leftovers.leave(job, blocks, tokens // self.block_tokens, ahead=free - blocks)
+
+    def surviving_tokens(self, job: Job) -> int:
+        """Return the first tokens of a waiting request whose KV is still there, in whole blocks.
+
+        That is never all of it, as its newest token has not been computed yet.
+        """
+        self.make_room_for_adapters()
+        return self._leftovers.surviving(job) * self.block_tokens
+
+    def reclaim(self, job: Job) -> int:
+        """Give a waiting request back what survives of its KV, and return the tokens."""
+        tokens = self.surviving_tokens(job)
+        self._leftovers.reclaim(job, tokens // self.block_tokens)
+        self._memory.kv_bytes += self.bytes_of(tokens)
+        return tokens
+
+    def forget(self, job: Job) -> None:
+        """Let what a waiting request left behind be anybody's."""
+        self._leftovers.forget(job)
 
     def join(self, tokens: int, step: int) -> None:
         """Let a request of `tokens` grow with the batch from this step on."""

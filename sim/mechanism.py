@@ -58,6 +58,10 @@ class Memory(Section):
         None, ge=0, description="activations and the like, per GPU; None: as the hardware profile says"
     )
     block_tokens: Count = Field(1, description="tokens of one KV block; requests hold whole blocks")
+    reuses_blocks: bool = Field(
+        default=False,
+        description="a stopped request computes only those blocks again that somebody has taken meanwhile; false: all",
+    )
     swap_bytes: int | None = Field(None, ge=0, description="host memory for KV; None: no limit")
 
 
@@ -92,6 +96,11 @@ class Loading(Section):
     copies: float = Field(1.0, gt=0, description="bytes moved over the link per adapter byte (the released S-LoRA: 2)")
     ops_per_layer: int = Field(1, ge=0, description="copy operations issued per layer")
     fixed_s: Seconds = Field(0.0, description="time of a load beside issuing copies and moving bytes")
+    returns_per_slot: Share = Field(
+        0.0,
+        description="while requests use every slot, a load makes so many of them leave and come back, as a share of "
+        "all: vLLM's worker takes a step's adapters in no order, and a new one the place of one still to come (1/6)",
+    )
     pinned: bool = Field(
         default=True,
         description="whether the GPU engine's host copies of adapters are page-locked; no cost depends on it",

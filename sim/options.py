@@ -69,8 +69,10 @@ class EngineOptions:
         preempted: where the KV of a request that the scheduler stops stays meanwhile.
         shortage: what becomes of the KV of a request that is stopped because memory ran out.
         swap_bytes: host memory for KV; what does not fit is recomputed.
+        reuses_blocks: a stopped request that is recomputed keeps its first blocks as far as nobody has taken them.
         slot_rank: rank that every adapter of a batch is computed at; 0: its own, or as the kernel pads.
         early_start: prefill before the adapter is there; None: wait for it.
+        returning_loads: further loads of a load that is sent while admitted requests use every slot.
         fair_link: loads share the link at equal rates; else they go one after the other.
         merge_ticks: time to merge an adapter into the weights, or to take it out again.
     """
@@ -90,7 +92,9 @@ class EngineOptions:
     preempted: Preempted = "recompute"
     shortage: Shortage = "recompute"
     swap_bytes: int = UNLIMITED
+    reuses_blocks: bool = False
     slot_rank: int = 0
     early_start: EarlyStart | None = None
+    returning_loads: int = 0
     fair_link: bool = False
     merge_ticks: int = 15 * TICKS_PER_S // 1000

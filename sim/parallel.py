@@ -37,6 +37,7 @@ class Parallel(NamedTuple):
             return hardware
         dense, attention, link, lora = hardware.dense, hardware.attention, hardware.link, hardware.lora
         link_rate = link.h2d_bytes_per_s * n / min(self.gpus_per_switch, n)
+        mixed_rate = attention.mixed_kv_bytes_per_s
         return hardware.model_copy(
             update={
                 "memory_bytes": hardware.memory_bytes * n,
@@ -52,6 +53,7 @@ class Parallel(NamedTuple):
                     update={
                         "kv_bytes_per_s": attention.kv_bytes_per_s * n,
                         "prefill_flops_per_s": attention.prefill_flops_per_s * n,
+                        "mixed_kv_bytes_per_s": None if mixed_rate is None else mixed_rate * n,
                     }
                 ),
                 "link": link.model_copy(update={"h2d_bytes_per_s": link_rate}),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def plan_step(core: Core, now: int, horizon: Horizon) -> Step | None:
     """Return the next step, or None if the engine can only wait."""
+    if core.options.reuses_blocks:
+        core.kv.make_room_for_adapters()
     ready: list[Job] = []
     if core.joining:
         ready = startable(core, now)
@@ -99,7 +101,7 @@ def _mixed(core: Core, ready: list[Job], now: int) -> Mixed:
     load = shape.load_of(((job, count) for job, _, count in chunks), beside_decode=bool(requests))
     ticks = core.costs.mixed(requests, context, prompts, tokens, squared, load)
     core.ledger.prefill_starts([chunk.job for chunk in chunks], now, waited_together=False)
-    core.memory.kv_bytes += core.kv.growth_bytes(core.step, 1)
+    core.kv.take(core.kv.growth_bytes(core.step, 1))
     return Mixed(now, _with_loads(core, chunks, ticks, now) + core.take_extra_ticks(), chunks)
 
 
@@ -137,7 +139,7 @@ def _decode(core: Core, now: int, horizon: Horizon) -> Decode:
     cost = core.shape.decode_cost(core.costs)
     extra = core.take_extra_ticks()
     steps = 1 if extra or core.options.asks_every_step else run_length(core, cost, now, horizon)
-    core.memory.kv_bytes += core.kv.growth_bytes(core.step, steps)
+    core.kv.take(core.kv.growth_bytes(core.step, steps))
     return Decode(now, run_ticks(cost, steps) + extra, steps, cost.first + extra, cost.growth)
 
 

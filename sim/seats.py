@@ -157,6 +157,9 @@ class Seats:
     def _take_memory(self, job: Job, now: int) -> None:
         core = self._core
         kv_bytes = 0 if job.kv == "gpu" else core.kv.bytes_of(job.base_tokens)
+        if core.options.reuses_blocks and job.needs_prefill:
+            job.prefilled = core.kv.reclaim(job)
+            kv_bytes -= core.kv.bytes_of(job.prefilled)
         absent = 0 if job.slot is None or job.slot.held else job.slot.size
         before = len(core.memory.held)
         has_room = core.memory.make_room(kv_bytes, absent, now)
@@ -164,7 +167,7 @@ class Seats:
         if not has_room:
             msg = f"admitted {job.request!r} without room for it"
             raise RuntimeError(msg)
-        core.memory.kv_bytes += kv_bytes
+        core.kv.take(kv_bytes)
         if job.kv == "gpu":
             core.stops.unkeep(job)
         elif job.kv == "host":

@@ -138,8 +138,10 @@ def engine_options(
         preempted=admission.preempted,
         shortage=admission.shortage,
         swap_bytes=UNLIMITED if config.memory.swap_bytes is None else config.memory.swap_bytes,
+        reuses_blocks=config.memory.reuses_blocks,
         slot_rank=(config.adapters.max_rank or _largest_rank(trace)) if is_slotted else 0,
         early_start=_early_start(config, model),
+        returning_loads=round(config.loading.returns_per_slot * (config.adapters.slots or 0)) if is_slotted else 0,
         fair_link=config.loading.sharing == "fair",
         merge_ticks=to_ticks(config.loading.merge_s),
     )

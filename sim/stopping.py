@@ -44,6 +44,7 @@ class Stops:
             self._swap_out(job, size, now)
             job.restart(base_tokens=held, generated=generated, kv="host")
         else:
+            self._leave_behind(job, held)
             job.restart(base_tokens=job.prompt_tokens + generated, generated=generated, kv="none")
 
     def make_way(self, now: int) -> bool:
@@ -59,7 +60,8 @@ class Stops:
         return stopped
 
     def forget(self, job: Job) -> None:
-        """Drop the KV of a request that waits."""
+        """Drop the KV of a request that waits, for good."""
+        self._core.kv.forget(job)
         if job.kv == "gpu":
             self._core.memory.kv_bytes -= self.unkeep(job)
         elif job.kv == "host":
@@ -70,12 +72,13 @@ class Stops:
         """Let the KV of a waiting request leave the GPU, as when memory runs out."""
         core = self._core
         size = core.kv.bytes_of(job.base_tokens)
+        core.memory.kv_bytes -= self.unkeep(job)
         if self._may_swap(size):
-            core.memory.kv_bytes -= self.unkeep(job)
             self._swap_out(job, size, now)
             job.kv = "host"
         else:
-            self.forget(job)
+            self._leave_behind(job, job.base_tokens)
+            self._recompute(job)
 
     def unkeep(self, job: Job) -> int:
         """Take a request out of those whose KV is kept, and return the bytes."""
@@ -118,7 +121,13 @@ class Stops:
             self._swap_out(job, size, now)
             job.restart(base_tokens=job.base_tokens, generated=job.generated, kv="host")
         else:
+            self._leave_behind(job, job.base_tokens if job.kv == "gpu" else job.prefilled)
             self._recompute(job)
+
+    def _leave_behind(self, job: Job, tokens: int) -> None:
+        """Take note, if anybody will look, of so many computed tokens whose KV has just been given back."""
+        if self._core.options.reuses_blocks:
+            self._core.kv.leave_behind(job, tokens)
 
     def _may_swap(self, size: int) -> bool:
         options = self._core.options

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
+from tests.reference_blocks import Blocks
+
 Sums = tuple[int, int, int, int]  # token rank, distinct adapters, the sum of their ranks, the largest
 
 
@@ -33,6 +35,7 @@ class Rules(NamedTuple):
     slot_rank: int  # that all adapters are computed at; 0: each its own
     blocks_on_load: bool
     skips: bool
+    reuses_blocks: bool
 
 
 @dataclass
@@ -87,8 +90,10 @@ class Reference:
     evictions: list[tuple[int, int]] = field(default_factory=list)  # (time, adapter)
     rejected: list[int] = field(default_factory=list)
     coming: list[Row] = field(default_factory=list)
+    blocks: Blocks = field(default_factory=Blocks)
 
     def serve(self) -> None:
+        self.blocks.free += range(self.rules.kv_limit_bytes // self.kv_bytes(1))
         self.coming = list(self.rows)
         while self.coming or self.waiting or self.admitted:
             while self.coming and self.coming[0].arrival <= self.now:
@@ -138,6 +143,7 @@ class Reference:
         fresh: list[Row] = []
         skipped: set[int | None] = set()
         for row in [*self.waiting]:
+            row.done = self.blocks.found(row.id) * self.rules.block_tokens
             refusal = "adapters" if row.adapter in skipped else self.refusal(row, fresh)
             if refusal is None:
                 fresh.append(row)
@@ -178,6 +184,7 @@ class Reference:
         if row.is_saved:
             self.returns.append((*self.send(self.costs.swap(self.kv_bytes(row.held))), row.id))
             row.lands = self.returns[-1][1]
+        self.blocks.admit(row.id, self.blocks_of(row.held))
         if row.adapter is not None:
             self.last_used[row.adapter] = self.now
             if is_missing:
@@ -185,9 +192,11 @@ class Reference:
 
     # --- memory and link ---
 
+    def blocks_of(self, tokens: int) -> int:
+        return -(-tokens // self.rules.block_tokens)
+
     def kv_bytes(self, tokens: int) -> int:
-        blocks = -(-tokens // self.rules.block_tokens)
-        return blocks * self.rules.block_tokens * self.rules.kv_token_bytes
+        return self.blocks_of(tokens) * self.rules.block_tokens * self.rules.kv_token_bytes
 
     def kv_bytes_of_all(self, *, grows: bool) -> int:
         return sum(self.kv_bytes(row.held + (grows and row.runs)) for row in self.admitted)
@@ -226,7 +235,10 @@ class Reference:
         on_host = [other for other in self.rows if other.is_saved and (other.lands is None or other.lands > self.now)]
         size, taken = self.kv_bytes(row.held), sum(self.kv_bytes(other.held) for other in on_host)
         has_kv = row.runs or (row.is_saved and row.lands is not None)
+        computed = row.held if has_kv else row.done
         row.is_saved = has_kv and taken + size <= self.rules.swap_bytes
+        finds_some = self.rules.reuses_blocks and not row.is_saved
+        self.blocks.give_back(row.id, computed // self.rules.block_tokens if finds_some else 0)
         self.swapping += self.costs.swap(size) if row.is_saved else 0
         row.runs, row.done, row.lands = False, 0, None
         row.preemptions += 1
@@ -251,6 +263,8 @@ class Reference:
 
     def step(self, decoding: list[Row]) -> None:
         chunks = self.chunks() if self.rules.prefill != "separate" or not decoding else []
+        for row in decoding:
+            self.blocks.grow(row.id, self.blocks_of(row.held + 1))
         context = sum(row.held + 1 for row in decoding)
         sizes, ranks = self.sizes(chunks), self.ranks([*((row, 1) for row in decoding), *chunks])
         if not chunks:
@@ -297,6 +311,7 @@ class Reference:
         if row.generated == row.output:
             row.finish = self.now
             self.admitted.remove(row)
+            self.blocks.give_back(row.id)
 
     def ranks(self, chunks: list[Chunk]) -> Sums:
         users = [(row.adapter, tokens) for row, tokens in chunks if row.adapter is not None]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sim.costs import MEDIUM_PROMPT_TOKENS, CostModel, EngineCosts, LoadingCosts
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
+from sim.shape import Load
 from sim.ticks import TICKS_PER_S, to_seconds
 from sim.yamltext import parse
 
@@ -172,6 +173,9 @@ engines = st.fixed_dictionaries(
         "launch_s": st.floats(0, 0.1),
         "enabled_factor": st.floats(1, 3),
         "graph_buckets": st.sampled_from([[], [1, 8, 64, 512]]),
+        "sample_s": st.floats(0, 1e-4),
+        "batched_s": st.floats(0, 0.01),
+        "prompt_s": st.floats(0, 0.01),
     }
 ).map(EngineCosts.model_validate)
 
@@ -270,7 +274,8 @@ def test_the_per_token_kernel_costs_31_35_us_and_a_reread_of_the_adapter_per_tok
 
 def test_the_per_token_kernel_reads_each_distinct_adapter_in_decode_but_not_again_in_prefill() -> None:
     costs = model("bgmv", hardware="a10g")
-    assert costs.explain_decode(4, 0, 32, 2, 16, 8)["lora_read"] == pytest.approx(16 * 5.05e-6, rel=0.005)
+    read_s = 16 * 2 * MIB / load_hardware("a10g").lora.weight_bytes_per_s
+    assert costs.explain_decode(4, 0, 32, 2, 16, 8)["lora_read"] == pytest.approx(read_s, rel=1e-6)
     assert costs.explain_prefill(2, 9, 41, 72, 2, 16, 8)["lora_read"] == 0
 
 
@@ -304,7 +309,52 @@ def test_merged_weights_make_adapters_free() -> None:
 
 def test_configured_slots_cost_even_when_idle() -> None:
     few, many = (model("vllm_v1", slots=slots).decode(1, 0, 0, 0, 0, 0).first for slots in (8, 308))
-    assert to_seconds(many - few) == pytest.approx(300 * 23.7e-6)
+    assert to_seconds(many - few) == pytest.approx(300 * 23.3e-6)
+
+
+def test_a_token_with_an_adapter_costs_for_every_configured_slot() -> None:
+    def tokens_s(slots: int, tokens: int, **others: Any) -> float:
+        costs = model("vllm_v1", slots=slots, **others)
+        return costs.explain_prefill(1, tokens, tokens**2, 16 * tokens, 1, 16, 16)["lora_tokens"]
+
+    assert tokens_s(100, 50) == pytest.approx(100 * 50 * 82e-9, rel=1e-4)
+    assert tokens_s(200, 50) == pytest.approx(2 * tokens_s(100, 50))
+    assert tokens_s(100, 50, modules=ALL_MODULES) == pytest.approx(7 / 4 * tokens_s(100, 50), rel=1e-4)
+
+
+def test_sampling_costs_each_sequence_in_proportion_to_the_vocabulary() -> None:
+    def sampling_s(base: str, requests: int) -> float:
+        return model(EngineCosts(sample_s=8e-6), base=base).explain_decode(requests, 0, 0, 0, 0, 0)["sampling"]
+
+    assert sampling_s("llama-3.1-8b", 30) == pytest.approx(30 * 8e-6)
+    assert sampling_s("llama-7b", 30) == pytest.approx(30 * 8e-6 * 32000 / 128256)
+
+
+def test_an_iteration_of_several_sequences_costs_a_constant_more_than_one_of_a_single_one() -> None:
+    def extra_s(requests: int, prompts: int) -> float:
+        batched, plain = (model(EngineCosts(batched_s=seconds)) for seconds in (2e-3, 0.0))
+        work = (requests, 0, prompts, prompts, prompts, Load(0, 0, 0, 0))
+        return to_seconds(batched.mixed(*work) - plain.mixed(*work))
+
+    assert extra_s(0, 1) == 0
+    assert [extra_s(1, 1), extra_s(0, 2), extra_s(40, 3)] == [2e-3] * 3
+    decode = model(EngineCosts(batched_s=2e-3))
+    assert [decode.explain_decode(n, 0, 0, 0, 0, 0)["sampling"] for n in (1, 2, 50)] == [0, 2e-3, 2e-3]
+
+
+def test_every_prompt_that_joins_costs_host_time_alone_or_beside_a_decode_batch() -> None:
+    joining, plain = model(EngineCosts(prompt_s=3e-3)), model("none")
+    work = (2, 9, 41, 0, 0, 0, 0)
+    assert to_seconds(joining.prefill(*work) - plain.prefill(*work)) == pytest.approx(6e-3)
+    beside = (8, 900, 2, 9, 41, Load(0, 0, 0, 0))
+    assert to_seconds(joining.mixed(*beside) - plain.mixed(*beside)) == pytest.approx(6e-3)
+    assert joining.decode(8, 900, 0, 0, 0, 0) == plain.decode(8, 900, 0, 0, 0, 0)
+
+
+def test_time_outside_the_engine_is_in_no_iteration() -> None:
+    outside, plain = model(EngineCosts(api_s=1.0)), model("none")
+    assert outside.decode(8, 900, 0, 0, 0, 0) == plain.decode(8, 900, 0, 0, 0, 0)
+    assert outside.prefill(2, 9, 41, 0, 0, 0, 0) == plain.prefill(2, 9, 41, 0, 0, 0, 0)
 
 
 def test_each_distinct_adapter_has_its_own_cost() -> None:

@@ -183,10 +183,12 @@ def mechanism(draw: Draw) -> dict[str, Any]:
         "preempted": one_of(draw, "recompute", "swap", "keep"),
         "shortage": one_of(draw, "recompute", "swap"),
         "swap_bytes": one_of(draw, 100, 1 << 40),
+        "reuses_blocks": one_of(draw, False, True),
         "slot_rank": one_of(draw, 0, 32),
         "early_start": one_of(
             draw, None, None, EarlyStart(4), EarlyStart(4, groups=2, cpu_token_ticks=US, slowdown=1.07)
         ),
+        "returning_loads": one_of(draw, 0, 0, 3),
         "fair_link": one_of(draw, False, False, True),
         "merge_ticks": one_of(draw, 0, 500 * US),
     }

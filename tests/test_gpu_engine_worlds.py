@@ -223,3 +223,13 @@ def test_random_worlds_are_served_as_planned_and_told_the_right_tokens(data: st.
     scheduler = data.draw(st.sampled_from(sorted(SCHEDULERS)))
     world = data.draw(st.one_of(worlds(scheduler), crowded_worlds(scheduler)))
     checked(replace(world, asks_every_step=True))
+
+
+@pytest.mark.parametrize("prefill", ["separate", "mixed", "chunked"])
+@pytest.mark.parametrize("block", [1, 4, 16])
+def test_requests_that_find_their_blocks_again_say_what_they_should(prefill: str, block: int) -> None:
+    rows = [(i * 3000, 20 + i % 7, 60, i % 3) for i in range(6)]
+    mechanism = {"reserve": "on_demand", "prefill": prefill, "step_tokens": 12, "block_tokens": block}
+    world = world_of(rows, {**mechanism, "reuses_blocks": True}, total_bytes=420, kv_limit_bytes=260)
+    without = play(replace(world, mechanism=mechanism))[1]
+    assert checked(world).prefills["tokens"].sum() < without.prefills["tokens"].sum()

@@ -17,7 +17,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Hardware:
 
 
 def test_the_packaged_profiles_are_the_promised_ones() -> None:
-    assert hardware_names() == ["a100-80", "a10g", "a40", "h100", "h200"]
+    assert hardware_names() == ["a100-80", "a10g", "a40", "h100", "h100-64", "h200", "rtx-4090"]
 
 
 @pytest.mark.parametrize("name", hardware_names())
@@ -33,9 +33,14 @@ def test_a_fitted_profile_names_its_data_its_licence_and_its_range(name: str) ->
     assert dense.valid_tokens == (1, 4096)
 
 
-@pytest.mark.parametrize("name", ["a10g", "h200"])
-def test_a_datasheet_profile_says_that_it_is_a_prior(name: str) -> None:
-    assert load_hardware(name).origins["dense"] == "prior"
+def test_a_datasheet_profile_says_that_it_is_a_prior() -> None:
+    assert load_hardware("h200").origins["dense"] == "prior"
+
+
+def test_a_profile_that_was_fitted_to_runs_says_whose_and_how_many() -> None:
+    card = load_hardware("a10g")
+    assert set(card.origins.values()) == {"fitted"}
+    assert "14 of S-LoRA's published runs on an A10G (S-LoRA/S-LoRA @ c1ddf48, Apache-2.0)" in card.dense.source
 
 
 def test_an_a40_leaves_about_59_thousand_kv_tokens_beside_llama_7b() -> None:

@@ -21,6 +21,7 @@ PARAMETERS = {
     "llama-3.1-8b": 8_030_261_248,
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
+    "qwen-2.5-7b": 7_615_487_488,  # less the biases of q, k and v, which are not modelled
 }
 
 KV_KIB = {
@@ -33,6 +34,7 @@ KV_KIB = {
     "llama-3.1-8b": 128,
     "llama-3.2-1b": 32,
     "llama-3.2-3b": 112,
+    "qwen-2.5-7b": 56,
 }
 
 # MiB of PEFT's adapters on the meta device for the five ranks, to the digits given, and their number of tensors.

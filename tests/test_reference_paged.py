@@ -51,6 +51,8 @@ def worlds(draw: st.DrawFn) -> World:
     kv = draw(st.sampled_from([100, 150, 250, 600]))
     mechanism = draw(mechanisms(kv))
     memory = draw(in_slots(adapters, kv) if mechanism["slot_rank"] else shared(adapters, kv))
+    if (memory["kv_limit_bytes"] or 0) + (memory["adapter_limit_bytes"] or 0) == memory["total_bytes"]:
+        mechanism["reuses_blocks"] = draw(st.booleans())  # elsewhere the reference cannot tell where adapters lie
     return World(
         draw(rows(count)),
         adapters,
@@ -129,6 +131,7 @@ def reference(world: World) -> Reference:
         slot_rank=mechanism.get("slot_rank", 0),
         blocks_on_load=world.blocks_on_load,
         skips=world.scheduler is SkipAdapters,
+        reuses_blocks=mechanism.get("reuses_blocks", False),
     )
     places = [(rank, world.slot_bytes or size) for rank, size in world.adapters]
     rows = [Row(i, *request) for i, request in enumerate(world.requests)]
@@ -172,6 +175,32 @@ def test_the_product_agrees_with_the_reference_in_every_instant_preemption_load_
     assert told_by_the_product(world) == told_by_the_reference(world)
 
 
+@st.composite
+def reusing_worlds(draw: st.DrawFn) -> World:
+    """Many requests stop, and others take some of the blocks that they will look for."""
+    length = draw(st.integers(4, 14))
+    sizes = st.tuples(st.integers(0, 3000), st.integers(1, 40), st.integers(5, 60), st.sampled_from([None, 0, 1, 2]))
+    rows, now = [], 0
+    for gap, prompt, output, adapter in draw(st.lists(sizes, min_size=length, max_size=length)):
+        now += gap
+        rows.append((now, prompt, output, adapter))
+    kv_bytes = draw(st.integers(105, 200))
+    world = crowded(
+        draw(st.sampled_from(["separate", "mixed", "chunked"])),
+        reuses_blocks=True,
+        block_tokens=draw(st.sampled_from([1, 2, 4])),
+        step_tokens=draw(st.sampled_from([8, 16, 64])),
+    )
+    scheduler = draw(st.sampled_from([FCFS, SkipAdapters]))
+    return replace(world, requests=rows, total_bytes=kv_bytes + 300, kv_limit_bytes=kv_bytes, scheduler=scheduler)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(reusing_worlds())
+def test_the_product_agrees_with_the_reference_where_stopped_requests_look_for_their_blocks(world: World) -> None:
+    assert told_by_the_product(world) == told_by_the_reference(world)
+
+
 def crowded(prefill: str = "chunked", **mechanism: Any) -> World:
     """Return a world of two slots and little memory: skipping, chunks, evictions, preemptions and a rejection."""
     requests = [(1_000 * i, 11 + i, 12 + i % 20, (0, 1, None, 2, 0, 3)[i % 6]) for i in range(24)]
@@ -199,8 +228,11 @@ def crowded(prefill: str = "chunked", **mechanism: Any) -> World:
 
 @pytest.mark.parametrize("prefill", ["separate", "mixed", "chunked"])
 @pytest.mark.parametrize("shortage", ["recompute", "swap"])
-def test_a_crowded_world_meets_everything_that_the_reference_can_tell(prefill: str, shortage: str) -> None:
-    world = crowded(prefill, shortage=shortage)
+@pytest.mark.parametrize("reuses_blocks", [False, True])
+def test_a_crowded_world_meets_everything_that_the_reference_can_tell(
+    prefill: str, shortage: str, reuses_blocks: bool
+) -> None:
+    world = crowded(prefill, shortage=shortage, reuses_blocks=reuses_blocks)
     told = told_by_the_reference(world)
     admitted = [row[0] for row in told["requests"].values() if row[0] is not None]
     assert admitted != sorted(admitted)
@@ -220,6 +252,7 @@ def test_a_crowded_world_meets_everything_that_the_reference_can_tell(prefill: s
         {"watermark_bytes": 20},
         {"prefills_per_step": 1},
         {"shortage": "swap"},
+        {"reuses_blocks": True},
     ],
 )
 def test_the_two_disagree_when_the_rules_differ(change: dict[str, Any]) -> None:

@@ -21,9 +21,11 @@ def check_tokens(core: Core, on_gpu: Mapping[int, int], on_host: Mapping[int, in
 
 def _on_gpu(core: Core) -> dict[int, int]:
     running = {job.request.id: core.held_tokens(job) for job in core.running}
-    others = (*core.joining, *core.kept.values())
+    starting = (job for job in core.live.values() if job not in core.running)  # or just planned to
+    others = (*starting, *core.kept.values())
     whole = {job.request.id: job.base_tokens for job in others if job.kv == "gpu"}
-    return {job.request.id: job.prefilled for job in others if job.prefilled} | whole | running
+    left = {id_: tokens for id_, job in core.waiting.items() if (tokens := core.kv.surviving_tokens(job))}
+    return {job.request.id: job.prefilled for job in others if job.prefilled} | left | whole | running
 
 
 def _on_host(core: Core) -> dict[int, int]:

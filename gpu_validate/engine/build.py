@@ -195,9 +195,10 @@ def check_room(needed_bytes: int, free_bytes: int) -> None:
 
 
 def holders(deployment: Deployment) -> int:
-    """Return the most requests that hold KV on the GPU at once: those in the batch, and those that wait and keep it."""
-    waiting = len(deployment.trace) if deployment.options.preempted == "keep" else 0
-    return max(deployment.options.running_requests, waiting)
+    """Return the most requests that hold KV on the GPU at once: those in the batch, those that wait and keep some."""
+    options = deployment.options
+    waiting = len(deployment.trace) if options.preempted == "keep" or options.reuses_blocks else 0
+    return max(options.running_requests, waiting)
 
 
 def longest(deployment: Deployment) -> int:

@@ -98,6 +98,16 @@ class BlockPool:
         self._free += self.tables.pop(owner)
         del self.tokens[owner]
 
+    def shrink(self, owner: int, tokens: int) -> None:
+        """Leave a request so many of its first tokens, and take the blocks behind them back."""
+        if not tokens:
+            self.free(owner)
+            return
+        table, kept = self.tables[owner], -(-tokens // BLOCK_TOKENS)
+        self._free += table[kept:]
+        del table[kept:]
+        self.tokens[owner] = tokens
+
     def check(self) -> None:
         """Raise RuntimeError with the numbers unless each block is free or held by exactly one request."""
         held = [block for table in self.tables.values() for block in table]

@@ -24,6 +24,7 @@ from gpu_validate.lora.plan import LoraPlan
 from policies.base import IntArray
 from sim.core import Core
 from sim.job import Job
+from sim.planning import whole
 from sim.steps import Chunk, Mixed, Prefill, Step
 
 COLUMNS = 4  # integers of a request in a decode step, besides its block table
@@ -97,7 +98,7 @@ class Worker:
 
     def prefill(self, jobs: Sequence[Job]) -> None:
         """Process whole prompts, with what was generated before; each request gets a token that stays on the device."""
-        self.mixed((), [Chunk(job, 0, job.base_tokens) for job in jobs])
+        self.mixed((), [whole(job) for job in jobs])
 
     def mixed(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
         """Process chunks of prompts and add one token to each request of the batch, in one pass."""
@@ -156,9 +157,9 @@ class Worker:
         for id_ in list(self.kv.pool.tables):
             job = live.get(id_)
             if job is None or job.kv != "gpu":
-                self._settle(id_, job or waiting.get(id_))
+                self._settle(id_, job or waiting.get(id_), core)
         for id_ in self.swapped.tokens:
-            self._settle_swapped(id_, live.get(id_) or waiting.get(id_))
+            self._settle_swapped(id_, live.get(id_) or waiting.get(id_), core)
         for id_ in [id_ for id_ in self._told if id_ not in live and id_ not in waiting]:
             self._told.forget(id_)
 
@@ -188,7 +189,7 @@ class Worker:
             raise RuntimeError(msg)
         check_tokens(core, self.kv.pool.tokens, self.swapped.tokens)
 
-    def _settle(self, id_: int, job: Job | None) -> None:
+    def _settle(self, id_: int, job: Job | None, core: Core) -> None:
         """Settle what the device holds of a request that is not in the batch."""
         if job is None:
             self.kv.pool.free(id_)
@@ -197,16 +198,21 @@ class Worker:
         elif job.kv == "host" and id_ not in self._landing:
             self.swapped.take_out(id_)
             self._told.set_aside(job, job.generated)
-        elif job.kv == "none" and not job.prefilled:
-            self._drop(job)
+        elif job.kv == "none":
+            self.kv.pool.shrink(id_, valid_tokens(core, job))
+            self._told.set_aside(job, job.generated)
 
-    def _settle_swapped(self, id_: int, job: Job | None) -> None:
+    def _settle_swapped(self, id_: int, job: Job | None, core: Core) -> None:
         """Settle what the host holds of a request."""
         if job is not None and job.kv == "host":
             return
-        if job is not None and job.kv == "gpu" and id_ not in self.kv.pool.tables and not self.try_land(job):
-            msg = f"no room for the KV of {job.request!r}: {self.kv.pool.free_blocks} blocks are free"
-            raise RuntimeError(msg)
+        is_on_gpu = job is not None and (job.kv == "gpu" or valid_tokens(core, job) > 0)
+        if job is not None and is_on_gpu and id_ not in self.kv.pool.tables:
+            if not self.try_land(job):
+                msg = f"no room for the KV of {job.request!r}: {self.kv.pool.free_blocks} blocks are free"
+                raise RuntimeError(msg)
+            if job.kv == "none":
+                self._settle(id_, job, core)  # it was stopped before anybody looked
         self._landing.discard(id_)
         self.swapped.drop(id_)
 
@@ -267,6 +273,11 @@ class Worker:
             for job in jobs:
                 cell = self._told.cell(job, self.kv.pool.tokens[job.request.id])
                 self.emitted.setdefault(job.request.id, []).append(int(self._told.cells[cell]))
+
+
+def valid_tokens(core: Core, job: Job) -> int:
+    """Return the first tokens of a request that is to be prefilled whose KV is on the GPU."""
+    return job.prefilled if job.request.id in core.live else core.kv.surviving_tokens(job)
 
 
 def idle_metadata(requests: int, size: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli import compare, config, data, demo, gpu, policies, run, sweep, systems, trace
+from sim.cli import compare, config, data, demo, fit, gpu, policies, run, sweep, systems, trace, validate
 from sim.cli.mistakes import Commands
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
@@ -23,11 +23,13 @@ app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
+app.command("validate")(validate.validate)
 app.add_typer(systems.app, name="systems")
 app.add_typer(policies.app, name="policies")
 app.add_typer(config.app, name="config")
 app.add_typer(trace.app, name="trace")
 app.add_typer(data.app, name="data")
+app.add_typer(fit.app, name="fit")
 app.add_typer(gpu.app, name="gpu")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
@@ -16,7 +15,6 @@ from sim.cli import options
 
 if TYPE_CHECKING:
     from sim.field import Block
-    from sim.slots import Numbers
     from sim.summary import Summary
     from sim.sweep import Cell
 
@@ -24,7 +22,7 @@ app = typer.Typer(help="Systems: engines with their policies.", no_args_is_help=
 Name = Annotated[str, typer.Argument(help="Packaged system or a YAML file.")]
 Chosen = Annotated[
     list[str] | None,
-    typer.Option("--system", "-s", help="System or file (repeatable). [default: all, and the slots cliff of vLLM]"),
+    typer.Option("--system", "-s", help="System or file (repeatable). [default: all]"),
 ]
 Page = Annotated[Path | None, typer.Option("--out", "-o", help="Markdown file to write. [default: standard output]")]
 Keep = Annotated[
@@ -85,8 +83,7 @@ def table(
 
     names = systems or packaged_names()
     found = _blocks(names, reps, requests or field.REQUESTS, keep, jobs)
-    cliff = None if systems else _cliff(jobs)
-    text = page(field.configs(names), found, cliff, requests or field.REQUESTS, reps)
+    text = page(field.configs(names), found, requests or field.REQUESTS, reps)
     if out is None:
         typer.echo(text, nl=False)
     else:
@@ -119,27 +116,10 @@ def _blocks(names: list[str], reps: int, requests: int, keep: Path | None, jobs:
     return found
 
 
-def _cliff(jobs: int) -> dict[int, list[Numbers]]:
-    from sim.progress import progress  # noqa: PLC0415
-    from sim.slots import MEASURED, SEEDS, perform  # noqa: PLC0415
-
-    found: dict[int, list[Numbers]] = {slots: [] for slots in MEASURED}
-    with progress(len(MEASURED) * len(SEEDS), "slots") as bar:
-        for slots, numbers in perform(jobs):
-            found[slots].append(numbers)
-            bar.advance()
-    return found
-
-
 def _write(text: str, out: Path) -> None:
-    """Write a page by one rename: readers see the old one or the new one, never a half."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}.draft")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    from sim.textfile import write_text  # noqa: PLC0415
+
+    write_text(out, text)
     typer.echo(f"written to {out}", err=True)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from sim.cli.tables import interval_text
 from sim.config import RunConfig
 from sim.field import SESSIONS, Block, Line, alike
-from sim.slots import MEASURED, SEEDS, SPAN_S, Numbers, over_seeds
 from sim.statistics import Interval
 from sim.workload import PRESETS
 
@@ -63,36 +62,10 @@ to fit them in there too; the others keep what they have beside it. There memory
 a queue differ.
 """
 
-CLIFF = """\
-## The slots cliff, against a real server
-
-vLLM V1 (0.8) with LoRA on an H100, Llama-3.1-8B, 64 adapters of rank 16 (22 at 0.1, 21 at 0.05, 21 at 0.025
-requests/s each), mean 222 tokens in and 198 out, {span:.0f} s, measured by
-FerranAgulloLopez/GPULLMAdapterOptimization (Apache-2.0), one run each; beside it the packaged `vllm` on the H100
-profile, {runs} seeds, mean [95 % interval], n = about {n:,} requests per percentile.
-"""
-
-CLIFF_NOTES = """\
-No number was fitted to these rows. Rates and means are the measured run's; lengths are drawn lognormal with a
-coefficient of variation of 1, which is ours. Step costs, host time and the 6.4 ms of an activation come from the
-same source's *microbenchmarks* (one request, or none with an adapter), the 263 ms of an adapter's first read from
-disk too. But the rows were known: host time and disk reads came into the system and into this run after a first
-comparison without them (P99 76, 81, 154 and 8505 ms, one seed), so this is no blind prediction.
-
-* **The knee is where it was measured**: 64 and 32 slots are alike, 16 slots lift the tail, 8 cannot keep up.
-* **Falls short:** with enough slots the measured P99 is about three times ours. We know of no rule that does it:
-  the rare stalls of a real server (its API process, garbage collection, prompts longer than our lognormal's) are
-  not modelled.
-* **Falls short:** with enough slots P50 is a quarter low and time per token a tenth, as the host time was found with
-  one request in flight and does not grow with the batch here, and the client's and the API's share of a first token
-  is left out. Faster steps free slots sooner, and so 8 and 16 slots come out milder than measured by more than that:
-  near and beyond the knee a waiting time is many small errors, multiplied.
-"""
-
 TAIL = """\
 ## What is not here
 
-aLoRA and prefix caches (no prefix reuse is modelled), InfiniLoRA's separate LoRA servers, FastLibra's KV half,
+aLoRA and prefix caches (no reuse across requests is modelled), InfiniLoRA's separate LoRA servers, FastLibra's KV half,
 migration between replicas (Punica, dLoRA), and LoRAServe's remote fetches. Each file's `source` says what it
 follows, and what is from memory.
 """
@@ -101,7 +74,6 @@ follows, and what is from memory.
 def page(
     configs: Mapping[str, RunConfig],
     blocks: Sequence[Block],
-    cliff: Mapping[int, Sequence[Numbers]] | None,
     requests: int,
     reps: int,
 ) -> str:
@@ -110,13 +82,11 @@ def page(
     Args:
         configs: every system, by name.
         blocks: the rows.
-        cliff: simulated numbers of each seed, by slots; None leaves that section out.
         requests: of each run.
         reps: seeds.
     """
     parts = [_head(configs, requests, reps), _differences(configs), _sessions()]
     parts += [_block(block) for block in blocks]
-    parts += [] if cliff is None else [_cliff(cliff)]
     return "\n".join([*parts, TAIL])
 
 
@@ -226,15 +196,3 @@ def _alike(block: Block) -> Iterator[str]:
     groups = [" = ".join(f"`{name}`" for name in group) for group in alike(block)]
     if groups:
         yield f"\nThe same to the last digit, because what tells them apart never came up: {'; '.join(groups)}.\n"
-
-
-def _cliff(cliff: Mapping[int, Sequence[Numbers]]) -> str:
-    numbers = ("P50 TTFT, ms", "P99 TTFT, ms", "mean TTFT, ms", "mean TPOT, ms")
-    header = ["slots", *(f"{one}, {who}" for one in numbers for who in ("measured", "simulated"))]
-    rows = []
-    for slots, measured in MEASURED.items():
-        pairs = zip(measured, over_seeds(cliff[slots]), strict=True)
-        cells = [text for real, ours in pairs for text in (f"{real:.0f}", interval_text(ours))]
-        rows.append([str(slots), *cells])
-    intro = CLIFF.format(span=SPAN_S, runs=len(SEEDS), n=13_600)
-    return "\n".join([intro, _markdown(header, rows), CLIFF_NOTES])

@@ -1,0 +1,123 @@
+"""Coefficients of a profile, moved until simulated runs agree with measured ones and no further than needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from policies.base import FloatArray
+from sim.config import Loaded
+from sim.engine_costs import EngineCosts
+from sim.hardware import Hardware
+
+# Steps of the differences, in spreads. A queue's outcome is rough in the small: the first steps look over it.
+STEPS = ((0.1, 8), (0.04, 12))  # and how many evaluations of the gradient they get
+
+
+class Coefficient(NamedTuple):
+    """One number of a profile that a fit may move.
+
+    Attributes:
+        key: where it stands: "dense.flops_per_s" in a hardware profile, "costs.host_s" in a system.
+        prior: what it is believed to be without the runs.
+        spread: how far from that it is believed to lie, as a standard deviation of its logarithm: a move of so much
+            costs as much as one metric of one run that is off by its whole aim.
+        upper: what it may not exceed, such as a share of the hardware's peak.
+    """
+
+    key: str
+    prior: float
+    spread: float
+    upper: float = math.inf
+
+
+Values = dict[str, float]  # by key
+Misses = Callable[[Values], FloatArray]  # of every metric of every run, each over its aim
+
+
+def fit(coefficients: Sequence[Coefficient], misses: Misses) -> Values:
+    """Return the coefficients that make misses and moves away from the priors least, outliers softened.
+
+    Args:
+        coefficients: what may be moved.
+        misses: the errors that some values of them lead to.
+    """
+    from scipy.optimize import least_squares  # noqa: PLC0415 - slow to import
+
+    spreads = np.array([one.spread for one in coefficients])
+    upper = np.log([one.upper / one.prior for one in coefficients]) / spreads
+
+    def residuals(moves: FloatArray) -> FloatArray:
+        return np.append(misses(_values(coefficients, moves - 1)), moves - 1)
+
+    # Differences are taken relative to a value, so moves are counted from 1.
+    moves = np.ones(len(coefficients))
+    for step, evaluations in STEPS:
+        found = least_squares(
+            residuals,
+            moves,
+            bounds=(-np.inf, upper + 1),
+            diff_step=np.full(len(moves), step),
+            loss="soft_l1",
+            max_nfev=evaluations,
+            ftol=1e-3,
+            xtol=1e-3,
+        )
+        moves = found.x
+    return _values(coefficients, moves - 1)
+
+
+def _values(coefficients: Sequence[Coefficient], moves: FloatArray) -> Values:
+    return {
+        one.key: float(f"{one.prior * math.exp(one.spread * move):.4g}")
+        for one, move in zip(coefficients, moves, strict=True)
+    }
+
+
+class Trial(NamedTuple):
+    """What a run is simulated with instead of what is packaged.
+
+    Attributes:
+        gpu: a hardware profile; None: the configured one.
+        engine: what the engine's software costs; None: as configured.
+    """
+
+    gpu: Hardware | None = None
+    engine: EngineCosts | None = None
+
+    def of(self, loaded: Loaded) -> Loaded:
+        """Return a configuration with the engine's costs of this trial."""
+        if self.engine is None:
+            return loaded
+        return loaded._replace(config=loaded.config.model_copy(update={"costs": self.engine}))
+
+
+PACKAGED = Trial()
+
+
+def with_costs(engine: EngineCosts, values: Mapping[str, float]) -> EngineCosts:
+    """Return an engine's costs with other coefficients, by key such as "costs.host_s"."""
+    return EngineCosts.model_validate(engine.model_dump() | {key.split(".")[1]: at for key, at in values.items()})
+
+
+def with_values(base: Hardware, values: Mapping[str, float], **groups: Mapping[str, Any]) -> Hardware:
+    """Return a profile with other coefficients.
+
+    Args:
+        base: the profile that has everything else.
+        values: by key such as "dense.flops_per_s".
+        groups: what else changes in a group, such as its origin.
+
+    Raises:
+        ValueError: if a rate is above the hardware's peak.
+    """
+    tree: dict[str, Any] = base.model_dump(exclude_none=True)
+    for key, value in values.items():
+        group, name = key.split(".")
+        tree.setdefault(group, {"origin": "prior", "source": "one"})[name] = value
+    for group, changes in groups.items():
+        tree[group] |= changes
+    return Hardware.model_validate(tree)

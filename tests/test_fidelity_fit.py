@@ -1,0 +1,186 @@
+"""Fits to published runs: known coefficients come back, priors hold the rest, halves predict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policies.base import FloatArray
+from sim.fidelity import slora
+from sim.fidelity.fitting import Coefficient, Trial, Values, fit, with_costs, with_values
+from sim.fidelity.measures import Measure
+from sim.fidelity.slora_fit import (
+    Outcome,
+    Plan,
+    card_plans,
+    carry_out,
+    counts,
+    engine_plan,
+    is_of_an_engine,
+    misses,
+    runs_to_fit,
+    splits,
+)
+from sim.fidelity.slora_h100 import H100Case, RunRow
+from sim.fidelity.slora_profiles import profile, system_text
+from sim.hardware import load_hardware
+from sim.hardware_file import profile_text, write_profile
+from sim.yamlfile import load
+
+FREE = Coefficient("a.x", 1.0, 1.0)
+
+
+def test_coefficients_that_runs_show_come_back() -> None:
+    def off(values: Values) -> FloatArray:
+        return np.array([np.log(values["a.x"] / 3.0) / 0.001, np.log(values["b.y"] / 0.5) / 0.001])
+
+    assert fit([FREE, Coefficient("b.y", 1.0, 1.0)], off) == pytest.approx({"a.x": 3.0, "b.y": 0.5}, rel=1e-2)
+
+
+def test_a_coefficient_that_runs_do_not_show_stays_at_its_prior() -> None:
+    found = fit([FREE, Coefficient("b.y", 7.0, 1.0)], lambda values: np.array([np.log(values["a.x"] / 2.0) / 0.001]))
+    assert found["b.y"] == 7.0
+    assert found["a.x"] == pytest.approx(2.0, rel=1e-2)
+
+
+def test_a_narrow_prior_holds_against_a_vague_miss() -> None:
+    found = fit([FREE._replace(spread=0.01)], lambda values: np.array([np.log(values["a.x"] / 2.0)]))
+    assert found["a.x"] == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_coefficient_never_exceeds_its_upper_bound() -> None:
+    found = fit([FREE._replace(upper=1.5)], lambda values: np.array([np.log(values["a.x"] / 3.0) / 0.001]))
+    assert found["a.x"] <= 1.5
+
+
+def test_a_rate_above_the_peak_is_no_profile() -> None:
+    with pytest.raises(ValueError, match="above"):
+        with_values(load_hardware("a10g"), {"dense.flops_per_s": 1e15})
+
+
+def row(**cells: float) -> slora.RunRow:
+    """Return a short run on an A10G."""
+    base: dict[str, object] = {
+        "file": "x/synthetic_req_rate_a10g_S1_slora.jsonl", "num_adapters": 4, "alpha": 1, "req_rate": 1, "cv": 1,
+        "duration": 30, "in_lo": 8, "in_hi": 256, "out_lo": 8, "out_hi": 64,
+        "throughput": 1, "avg_latency": 1, "avg_first_token_latency": 1,
+    }  # fmt: skip
+    return slora.RunRow.model_validate(base | cells)
+
+
+def made_up(rates: tuple[float, ...], trial: Trial) -> list[slora.SloraCase]:
+    """Return runs whose published numbers are what a trial simulates."""
+    found = []
+    for rate in rates:
+        case = slora.SloraCase(row(req_rate=rate), "req_rate", "a10g", "S1")
+        numbers = {name: value for name, value in case.simulated(trial).items() if name in slora.PUBLISHED}
+        found.append(slora.SloraCase(case.row.model_copy(update=numbers), "req_rate", "a10g", "S1"))
+    return found
+
+
+def truth(factor: float) -> Trial:
+    """Return an A10G whose host is so slow."""
+    return Trial(with_values(load_hardware("a10g"), {"host.factor": factor, "host.api_factor": 1.0}))
+
+
+PLAN = Plan(
+    "slora-a10g",
+    "a10g",
+    (Coefficient("host.factor", 1.0, 1.0),),
+    lambda values: Trial(with_values(load_hardware("a10g"), {"host.api_factor": 1.0, **values})),
+)
+
+
+def test_the_host_of_made_up_runs_is_found_and_predicts_runs_that_the_fit_has_not_seen() -> None:
+    runs = made_up((0.5, 1.0, 1.5, 2.0), truth(4.0))
+    outcome = carry_out(splits(PLAN, runs)[1])
+    assert outcome.values["host.factor"] == pytest.approx(4.0, rel=0.03)
+    assert {one.row for one in outcome.fitted}.isdisjoint(one.row for one in outcome.unseen)
+    assert len(outcome.unseen) == 2 * 3
+    assert max(abs(one.relative_error) for one in outcome.unseen) < 0.03
+
+
+def test_misses_are_counted_in_aims_and_leave_out_first_tokens_that_queued() -> None:
+    (run,) = made_up((1.0,), truth(2.0))
+    assert misses([run], truth(2.0)) == pytest.approx([0, 0, 0], abs=1e-12)
+    queued = slora.SloraCase(run.row.model_copy(update={"avg_first_token_latency": 2.5}), "req_rate", "a10g", "S1")
+    assert len(misses([queued], truth(2.0))) == 2
+    late = slora.SloraCase(run.row.model_copy(update={"avg_latency": run.row.avg_latency / 1.03}), "r", "a10g", "S1")
+    assert misses([late], truth(2.0))[1] == pytest.approx(np.log(1.03) / 0.03)
+
+
+def test_one_run_cannot_be_halved() -> None:
+    with pytest.raises(ValueError, match="1 runs are of slora-a10g"):
+        splits(PLAN, made_up((1.0,), truth(1.0)))
+
+
+def test_runs_at_the_capacity_of_the_h100_are_not_fitted() -> None:
+    def at(rate: float) -> H100Case:
+        return H100Case(RunRow(n_lora=32, rate_per_lora=rate, req_thr=1, ttft_p50_ms=1, tpot_mean_ms=1))
+
+    runs = runs_to_fit([at(0.2), at(0.4), slora.SloraCase(row(), "req_rate", "a10g", "S1")])
+    assert [run.name for run in runs] == ["req_rate S1: 4 adapters, 1 req/s, alpha 1, cv 1", "32 adapters, 6.4 req/s"]
+
+
+def test_the_engine_is_fitted_before_the_cards_and_with_its_host_times_they_are() -> None:
+    engine = engine_plan()
+    assert is_of_an_engine(engine)
+    assert {one.key.split(".")[0] for one in engine.coefficients} == {"costs"}
+    for plan in card_plans({"costs.host_s": 0.123}):
+        assert not is_of_an_engine(plan)
+        costs = plan.trial({one.key: one.prior for one in plan.coefficients}).engine
+        assert costs is not None
+        assert costs.host_s == 0.123
+
+
+def test_no_prior_is_above_what_it_may_reach() -> None:
+    for plan in (engine_plan(), *card_plans({})):
+        assert all(one.prior < one.upper for one in plan.coefficients)
+
+
+def outcome(error: float) -> Outcome:
+    """Return a fit whose every metric is off by so much."""
+    values = {one.key: one.prior for one in card_plans({})[0].coefficients}
+    told = Measure("slora-a10g", "a run", "", "throughput", 1.0, 1.0 + error)
+    return Outcome(values, (told,), (told._replace(row="another"),))
+
+
+def test_a_fitted_profile_states_its_origins_sources_and_errors(tmp_path: Path) -> None:
+    plan = card_plans({})[0]
+    made = profile(plan, [outcome(0.01), outcome(0.02), outcome(0.04)])
+    assert made.origins == dict.fromkeys(("dense", "attention", "link", "lora", "host"), "fitted")
+    assert made.dense.fit_mape == pytest.approx(0.01)
+    assert made.dense.held_out_mape == pytest.approx(0.03)
+    assert "c1ddf48" in made.attention.source
+    assert "priors" in made.attention.source
+    assert load_hardware(write_profile(made, tmp_path, "chameleon fit slora")) == made
+
+
+def test_the_profile_s_text_reads_like_a_person_s() -> None:
+    text = profile_text(load_hardware("a40"), "a command")
+    assert text.startswith("# Written by `a command`.\nname: a40\n")
+    assert "peak_flops: 1.497e+14\n" in text
+    assert "source: >-\n" in text
+
+
+def test_a_fitted_engine_is_the_packaged_system_with_other_host_times(tmp_path: Path) -> None:
+    path = tmp_path / "system.yaml"
+    path.write_text(system_text({"costs.host_s": 1.5e-3, "costs.api_s": 0.5}))
+    costs = load(path).tree["costs"]
+    packaged = load(Path(slora.__file__).parents[1] / "data" / "systems" / f"{slora.SYSTEM}.yaml").tree["costs"]
+    assert costs == {**packaged, "host_s": 1.5e-3, "api_s": 0.5}
+
+
+def test_costs_of_an_engine_change_by_key() -> None:
+    costs = engine_plan().trial({"costs.host_s": 0.5}).engine
+    assert costs is not None
+    assert costs.host_s == 0.5
+    assert with_costs(costs, {}) == costs
+
+
+def test_only_metrics_with_an_aim_count() -> None:
+    told = Measure("slora-a10g", "a run", "", "avg_attainment", 1.0, 1.0)
+    assert not counts(told)
+    assert counts(told._replace(metric="throughput"))
