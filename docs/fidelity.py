@@ -78,7 +78,7 @@ def page(measures: Sequence[Measure], fits: Sequence[dict[str, Any]]) -> str:
 
 def summary(sets: dict[str, list[Measure]]) -> Iterator[str]:
     """Yield one line a set: what it is, how many runs, and how far each metric with an aim is off."""
-    header = ["set", "what", "runs", "seen by a fit", "median and mean size of the error, all loads"]
+    header = ["set", "what", "runs", "seen by a fit", "median size of the error, all loads"]
     yield from _markdown(header, [_summary_row(name, own) for name, own in sets.items()])
 
 
@@ -96,8 +96,9 @@ def _headlines(measures: Sequence[Measure]) -> Iterator[str]:
     for metric in metrics_of(measures):
         own = [one for one in measures if one.metric == metric]
         judged = [one for one in own if aim_of(one) is not None] or own
-        found = errors(judged)
-        yield f"{metric} {100 * found.median_abs:.1f} / {100 * found.mean_abs:.1f} %"
+        found = verdict(own)
+        kept = "" if found is None else f" ({found.within} of {found.judged} within {100 * found.aim:g} %)"
+        yield f"{metric} {100 * errors(judged).median_abs:.1f} %{kept}"
 
 
 def error_tables(sets: dict[str, list[Measure]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 from policies.base import IntArray
 from sim.config import Loaded
 from sim.fidelity.measures import REGIONS, Measure
-from sim.fidelity.vllm import CLIFF, SUBSET_REQUESTS, VllmRun, cases, metrics, set_of, subset
+from sim.fidelity.vllm import CLIFF, SUBSET_REQUESTS, VllmRun, cases, every_case, metrics, most, set_of, subset
 from sim.fidelity.vllm_micro import MicroCase, MicroRow, expected_distinct, micro_cases, step_s
 from sim.fidelity.vllm_rows import METRICS, RunRow, rated_rows
 from sim.fidelity.vllm_server import Answered, answered, kv_pool_tokens, server, slot_bytes
@@ -208,6 +208,17 @@ def test_rows_that_something_was_fitted_on_have_a_set_of_their_own() -> None:
     assert set_of(run(model="llama-2-7b", max_loras=64, n_adapters=64, rps=28.0)) == "vllm-lora-h100-7b-fit"
 
 
+def test_a_server_that_fell_behind_was_above_its_capacity_whatever_ours_can_do() -> None:
+    regions = {run: VllmRun(run).measures()[0].region for run in (run(), run(rps=2.0))}
+    assert list(regions.values()) == [REGIONS[0], REGIONS[-1]]
+
+
+def test_of_runs_that_fell_behind_for_an_hour_every_seventh_is_kept_and_of_others_all() -> None:
+    behind = [run(dur=3600.0, rps=0.1, n_adapters=adapters) for adapters in range(1, 15)]
+    others = [run(dur=300.0, rps=0.1), run(dur=3600.0)]
+    assert most([*behind, *others]) == [behind[3], behind[10], *others]
+
+
 def test_the_subset_has_the_smallest_run_of_each_stratum_whatever_was_measured() -> None:
     small, large = run(dur=100.0), run(dur=200.0, ttft_p50=10.0)
     overloaded, fitting = run(dur=300.0, rps=1.0), run(dur=300.0, n_adapters=4)
@@ -223,8 +234,8 @@ def test_the_slots_cliff_is_always_in_the_subset() -> None:
 
 @needs_runs
 def test_the_table_has_384_runs_that_can_be_rebuilt_each_told_from_the_others() -> None:
-    found = cases(RUNS_CSV, thorough=True)
-    assert len(found) == 384
+    found = every_case(RUNS_CSV)
+    assert len(found) == len({(set_of(case.row), case.row.words) for case in found}) == 384
     assert sum(set_of(case.row).endswith("-fit") for case in found) == 15
 
 

@@ -47,6 +47,8 @@ Llama-7B, and 27 GB set aside, so that 7.5 GB are left for KV and adapters toget
   an engine that copies each byte twice (S-LoRA) is counted once.
 * **Only first tokens are shown.** Preemptive systems (`fastserve`, `learning-to-rank`, `dlora`) buy them with later
   ones; `chameleon compare` shows the rest.
+* **`vllm-base` is no LoRA system:** it loads adapters and computes them for nothing. It is here because every packaged
+  system is; it serves requests for the base model, as in `docs/fidelity.md`.
 * Requests that a system turns away (`slora-abort`) are in nobody's percentile; n is then smaller than what was
   offered.
 """
