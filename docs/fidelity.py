@@ -22,6 +22,7 @@ from sim.textfile import write_text
 
 PAGE = Path(__file__).resolve().with_suffix(".md")
 CLIFF_ADAPTERS, CLIFF_RATES = 64, "0.1/0.05/0.025"
+HALVES = ", halves"
 TEMPLATE = PAGE.with_name("fidelity_template.md")
 
 
@@ -38,11 +39,11 @@ class Words(NamedTuple):
 
 
 SETS = {
-    "slora-a10g": Words("S-LoRA by its authors, Llama-7B, A10G, ranks 8 and 64/32/16/8", "yes; halves below"),
-    "slora-a100-80": Words("S-LoRA by its authors, Llama-13B, A100-80, ranks 64/32/16", "yes; halves below"),
+    "slora-a10g": Words("S-LoRA by its authors, Llama-7B, A10G, ranks 8 and 64/32/16/8", "yes"),
+    "slora-a100-80": Words("S-LoRA by its authors, Llama-13B, A100-80, ranks 64/32/16", "yes"),
     "slora-h100": Words("S-LoRA by others, Llama-2-7B, H100 of 64 GB, rank 32", "yes, but for the highest rate"),
-    "vllm-lora-h100-8b": Words("vLLM 0.8 with LoRA, Llama-3.1-8B, H100 of 64 GB, rank 16", "no"),
-    "vllm-lora-h100-7b": Words("vLLM 0.8 with LoRA, Llama-2-7B, H100 of 64 GB, rank 16", "no"),
+    "vllm-lora-h100-8b": Words("vLLM 0.8 with LoRA, Llama-3.1-8B, H100 of 64 GB, rank 16", "no number, two rules"),
+    "vllm-lora-h100-7b": Words("vLLM 0.8 with LoRA, Llama-2-7B, H100 of 64 GB, rank 16", "no number, two rules"),
     "vllm-h100-microbench": Words("decode steps of the same vLLM", "no: Qwen-2.5-7B, by its dimensions"),
     "vllm-rtx4090": Words(
         "vLLM 0.19 without LoRA, Llama-3.1-8B, RTX 4090, 300 logged requests", "no; single layers were"
@@ -53,7 +54,7 @@ SETS = {
 def read_measures(path: Path) -> list[Measure]:
     """Return what `chameleon validate --json` wrote."""
     rows = json.loads(path.read_text(encoding="utf-8"))
-    return [Measure(**{name: row[name] for name in Measure._fields}) for row in rows]
+    return _measures(rows)
 
 
 def page(measures: Sequence[Measure], fits: Sequence[dict[str, Any]]) -> str:
@@ -64,31 +65,45 @@ def page(measures: Sequence[Measure], fits: Sequence[dict[str, Any]]) -> str:
         fits: what `chameleon fit slora` found.
     """
     sets = sets_of(measures)
+    if missing := [name for name in SETS if name not in sets]:
+        msg = f"no measure is of {', '.join(missing)}; `chameleon validate all --thorough` makes them"
+        raise ValueError(msg)
     text = TEMPLATE.read_text(encoding="utf-8")
     for mark, lines in (
-        ("summary", summary(sets)),
+        ("summary", summary(sets, fits)),
         ("fits", fit_tables(fits)),
         ("errors", error_tables(sets)),
         ("cliff", cliff(measures)),
-        ("misses", misses(sets)),
+        ("misses", misses(sets | unseen_of(fits))),
     ):
         text = text.replace(f"<!-- {mark} -->\n", "\n".join(lines).rstrip("\n") + "\n")
     return text
 
 
-def summary(sets: dict[str, list[Measure]]) -> Iterator[str]:
+def unseen_of(fits: Sequence[dict[str, Any]]) -> dict[str, list[Measure]]:
+    """Return, by set, how each half of its runs is predicted by a fit of the other."""
+    return {f"{one['set']}{HALVES}": _measures(one["unseen"]) for one in fits}
+
+
+def _measures(rows: Sequence[dict[str, Any]]) -> list[Measure]:
+    return [Measure(**{name: row[name] for name in Measure._fields}) for row in rows]
+
+
+def summary(sets: dict[str, list[Measure]], fits: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield one line a set: what it is, how many runs, and how far each metric with an aim is off."""
     header = ["set", "what", "runs", "seen by a fit", "median size of the error, all loads"]
-    yield from _markdown(header, [_summary_row(name, own) for name, own in sets.items()])
+    yield from _markdown(header, [_summary_row(name, own) for name, own in (sets | unseen_of(fits)).items()])
 
 
 def _summary_row(name: str, measures: Sequence[Measure]) -> list[str]:
-    what = SETS[name.removesuffix(FIT_SUFFIX)].what
+    what = SETS[name.removesuffix(FIT_SUFFIX).removesuffix(HALVES)].what
     runs = len({one.row for one in measures})
     return [f"`{name}`", what, str(runs), _seen(name), "; ".join(_headlines(measures))]
 
 
 def _seen(name: str) -> str:
+    if name.endswith(HALVES):
+        return "the other half was"
     return "yes" if name.endswith(FIT_SUFFIX) else SETS[name].seen
 
 
@@ -110,7 +125,7 @@ def error_tables(sets: dict[str, list[Measure]]) -> Iterator[str]:
 
 def cliff(measures: Sequence[Measure]) -> Iterator[str]:
     """Yield the runs that differ in their adapter slots only, from the most to the fewest."""
-    metrics = ("ttft_p50", "ttft_p99", "tpot_mean")
+    metrics = ("ttft_p50", "ttft_p99", "ttft_mean", "tpot_mean")
     runs: dict[int, dict[str, Measure]] = {}
     for one in measures:
         if found := re.fullmatch(rf"{CLIFF_ADAPTERS} adapters, (\d+) slots, {CLIFF_RATES} req/s each.*", one.row):
@@ -127,7 +142,7 @@ def misses(sets: dict[str, list[Measure]]) -> Iterator[str]:
     rows = []
     for name, own in sets.items():
         for metric in metrics_of(own):
-            for region in REGIONS:
+            for region in ("", *REGIONS):
                 here = [one for one in own if (one.metric, one.region) == (metric, region)]
                 found = verdict(here) if here else None
                 if found is not None and found.within < found.judged:
@@ -152,7 +167,7 @@ def fit_tables(fits: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _fit_errors(title: str, told: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    found = [Measure(**{name: row[name] for name in Measure._fields}) for row in told]
+    found = _measures(told)
     for metric in dict.fromkeys(one.metric for one in found):
         one = errors(measure for measure in found if measure.metric == metric)
         sizes = f"{100 * one.mean_abs:.1f} %", f"{100 * one.max_abs:.1f} %", f"{100 * one.bias:+.1f} %"

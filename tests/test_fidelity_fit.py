@@ -121,7 +121,15 @@ def test_runs_at_the_capacity_of_the_h100_are_not_fitted() -> None:
         return H100Case(RunRow(n_lora=32, rate_per_lora=rate, req_thr=1, ttft_p50_ms=1, tpot_mean_ms=1))
 
     runs = runs_to_fit([at(0.2), at(0.4), slora.SloraCase(row(), "req_rate", "a10g", "S1")])
-    assert [run.name for run in runs] == ["req_rate S1: 4 adapters, 1 req/s, alpha 1, cv 1", "32 adapters, 6.4 req/s"]
+    assert [run.name.split(",")[0] for run in runs] == ["req_rate S1: 4 adapters", "32 adapters"]
+    assert runs[1].name == "32 adapters, 6.4 req/s"
+
+
+def test_runs_of_one_workload_stay_in_one_half() -> None:
+    runs = made_up((0.5, 0.5, 1.0, 1.5, 1.5), truth(1.0))
+    _, first, second = splits(PLAN, runs)
+    rates = [[run.name.split(", ")[1] for run in half.fitted] for half in (first, second)]
+    assert rates == [["0.5 req/s", "0.5 req/s", "1.5 req/s", "1.5 req/s"], ["1 req/s"]]
 
 
 def test_the_engine_is_fitted_before_the_cards_and_with_its_host_times_they_are() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sim.config import load_config
-from sim.fidelity.load import MOST_REQUESTS, capacity_per_s
+from sim.fidelity import load
+from sim.fidelity.load import capacity_per_s
 from sim.trace import AdapterSpec, Trace
 
 ONE_AT_A_TIME = ("limits.running_requests=1", "admission.every_steps=0", "prefetch.kind=none")
@@ -33,13 +34,22 @@ def test_an_engine_of_one_seat_completes_a_request_after_the_other() -> None:
     assert capacity_per_s(load_config("slora"), trace(60)) > 5 / once_s
 
 
-def test_requests_that_end_together_are_counted_by_their_end() -> None:
-    assert 0 < capacity_per_s(load_config("slora"), trace(3)) < 100
+def test_a_short_trace_is_served_again_until_memory_has_been_filled_several_times() -> None:
+    loaded = load_config("slora", ("memory.kv_pool_tokens=6000",))
+    assert capacity_per_s(loaded, trace(3)) == capacity_per_s(loaded, trace(300))
 
 
-def test_only_the_head_of_a_long_trace_is_simulated() -> None:
-    head = trace(MOST_REQUESTS, output_tokens=2)
-    longer = trace(MOST_REQUESTS + 50, output_tokens=2)
-    tail = np.append(head.prompt_tokens, np.full(50, 400))
-    loaded = load_config("slora")
-    assert capacity_per_s(loaded, replace(longer, prompt_tokens=tail)) == capacity_per_s(loaded, head)
+def test_twice_as_many_requests_find_about_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, requests = load_config("slora", ("memory.kv_pool_tokens=6000",)), trace(500)
+    once = capacity_per_s(loaded, requests)
+    monkeypatch.setattr(load, "BATCHES", 2 * load.BATCHES)
+    assert capacity_per_s(loaded, requests) == pytest.approx(once, rel=0.05)
+
+
+def test_only_as_much_of_a_long_trace_is_served_as_is_needed() -> None:
+    loaded = load_config("slora", ("memory.kv_pool_tokens=6000",))
+    longer = trace(5000)
+    tail = np.where(np.arange(5000) < 2500, longer.output_tokens, 400)
+    assert capacity_per_s(loaded, replace(longer, output_tokens=tail)) != 0
+    same_mean = replace(longer, prompt_tokens=np.where(np.arange(5000) < 4990, 100, 101))
+    assert capacity_per_s(loaded, same_mean) == pytest.approx(capacity_per_s(loaded, longer), rel=1e-3)

@@ -25,6 +25,13 @@ def test_a_measured_zero_has_no_relative_error() -> None:
     assert math.isnan(measure("throughput", 0.0, 1.0).relative_error)
 
 
+def test_an_error_that_does_not_exist_is_null_for_machines_and_counts_for_nothing() -> None:
+    zero = measure("throughput", 0.0, 1.0)
+    assert zero.as_dict()["relative_error"] is None
+    assert errors([zero, measure("throughput", 1.0, 1.1)]).pairs == 1
+    assert errors_grid([zero])[1] == []
+
+
 def test_a_measure_for_machines_has_the_documented_keys() -> None:
     assert measure("throughput", 2.0, 1.0).as_dict() == {
         "set": "slora-a10g",
@@ -69,7 +76,7 @@ def test_rows_that_were_fitted_keep_the_aims_of_their_set() -> None:
 
 
 def test_a_set_without_promises_has_no_verdict() -> None:
-    assert verdict([measure("ttft_p50_ms", 1.0, 2.0, set="slora-h100")]) is None
+    assert verdict([measure("itl_ms", 1.0, 2.0, set="vllm-h100-microbench")]) is None
 
 
 def test_a_verdict_counts_errors_of_both_signs_that_keep_within_the_aim() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from sim.fidelity.aims import AIMS
-from sim.fidelity.measures import REGIONS, Measure
+from sim.fidelity.measures import NO_LOAD, REGIONS, Measure
+from sim.hardware import load_hardware
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -34,6 +35,7 @@ def measures() -> Iterator[Measure]:
         for metric in metrics:
             off = 2.0 if metric == list(metrics)[-1] else 1.0
             yield Measure(name, f"a run of {name}", REGIONS[0], metric, 1.0, off)
+    yield Measure("vllm-h100-microbench", "a step", NO_LOAD, "itl_ms", 1.0, 1.0)
 
 
 def fit() -> dict[str, Any]:
@@ -58,6 +60,20 @@ def test_every_missed_aim_is_named_with_its_worst_run(script: ModuleType) -> Non
     text = script.page(list(measures()), [])
     missed = text.split("## Aims that were missed")[1].split("\n## ")[0]
     assert len(re.findall(r"^\| (?!set)\S", missed, flags=re.MULTILINE)) == len(AIMS)
+
+
+def test_a_half_that_is_predicted_badly_is_a_miss_too(script: ModuleType) -> None:
+    missed = script.page(list(measures()), [fit()]).split("## Aims that were missed")[1]
+    assert "| slora-a10g, halves | throughput |  | 1 % | 0 of 1 | a run: +10 % |" in missed
+
+
+def test_a_page_without_one_of_the_sets_is_not_written(script: ModuleType) -> None:
+    with pytest.raises(ValueError, match="no measure is of slora-h100"):
+        script.page([one for one in measures() if one.set != "slora-h100"], [])
+
+
+def test_the_worst_run_is_told_with_its_error(script: ModuleType) -> None:
+    missed = script.page(list(measures()), [])
     assert "| vllm-rtx4090 | tpot_p99 | below 0.7 | 10 % | 0 of 1 | a run of vllm-rtx4090: +100 % |" in missed
 
 
@@ -70,7 +86,7 @@ def test_a_fit_shows_its_values_and_how_it_does_on_runs_that_it_has_not_seen(scr
 
 def test_rows_that_a_fit_has_seen_are_said_to_be(script: ModuleType) -> None:
     seen = [one._replace(set=f"{one.set}-fit") for one in measures() if one.set == "vllm-lora-h100-8b"]
-    (line,) = [line for line in script.summary({"vllm-lora-h100-8b-fit": seen}) if "vllm-lora" in line]
+    (line,) = [line for line in script.summary({"vllm-lora-h100-8b-fit": seen}, []) if "vllm-lora" in line]
     assert line.split(" | ")[3] == "yes"
 
 
@@ -80,12 +96,12 @@ def test_runs_that_differ_in_slots_only_are_told_from_the_most_to_the_fewest(scr
             "vllm-lora-h100-8b", f"64 adapters, {slots} slots, 0.1/0.05/0.025 req/s each", "", metric, slots, 2 * slots
         )
         for slots in (8, 64, 16)
-        for metric in ("ttft_p50", "ttft_p99", "tpot_mean")
+        for metric in ("ttft_p50", "ttft_p99", "ttft_mean", "tpot_mean")
     ]
     other = told[0]._replace(row="65 adapters, 8 slots, 0.1/0.05/0.025 req/s each")
     lines = list(script.cliff([*told, other]))
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| 64", "| 16", "| 8"]
-    assert lines[3] == "| 16 | 16 / 32 | 16 / 32 | 16 / 32 |"
+    assert lines[3] == "| 16 | 16 / 32 | 16 / 32 | 16 / 32 | 16 / 32 |"
 
 
 def test_every_table_of_the_page_has_rows_of_one_width() -> None:
@@ -93,6 +109,26 @@ def test_every_table_of_the_page_has_rows_of_one_width() -> None:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_the_page_holds_every_published_set(script: ModuleType) -> None:
+def test_the_page_holds_every_run_that_it_says_it_holds() -> None:
     text = (DOCS / "fidelity.md").read_text(encoding="utf-8")
-    assert [name for name in script.SETS if f"### {name}" not in text] == []
+    runs = dict(re.findall(r"^\| `([^`]+)` \| [^|]+ \| (\d+) \|", text, flags=re.MULTILINE))
+    vllm = ("vllm-lora-h100-8b", "vllm-lora-h100-8b-fit", "vllm-lora-h100-7b", "vllm-lora-h100-7b-fit")
+    assert sum(int(runs[name]) for name in vllm) == 251
+    assert {name: int(runs[name]) for name in runs if name.startswith("slora") and "halves" not in name} == {
+        "slora-a10g": 14,
+        "slora-a100-80": 4,
+        "slora-h100": 5,
+    }
+    cliff = text.split("## The slots cliff")[1].split("\n## ")[0]
+    assert re.findall(r"^\| (\d+) \|", cliff, flags=re.MULTILINE) == ["64", "32", "16", "8"]
+
+
+@pytest.mark.parametrize("name", ["a10g", "a100-80"])
+def test_the_packaged_profiles_are_the_fits_of_the_page(name: str) -> None:
+    text = (DOCS / "fidelity.md").read_text(encoding="utf-8")
+    table = text.split(f"### `{name}`, from")[1].split("\n### ")[0]
+    found = re.findall(r"^\| `(\w+)\.(\w+)` \| \S+ \| (\S+) \|", table, flags=re.MULTILINE)
+    card = load_hardware(name)
+    assert found
+    for group, field, value in found:
+        assert f"{getattr(getattr(card, group), field):.4g}" == value

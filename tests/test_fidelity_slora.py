@@ -36,7 +36,7 @@ def cases(folder: Path, *rows: str) -> list[slora.SloraCase]:
 def test_a_file_s_name_says_card_setting_and_suite(tmp_path: Path) -> None:
     (case,) = cases(tmp_path, run())
     assert (case.set, case.suite, case.setting) == ("slora-a10g", "cv", "S2")
-    assert case.name == "cv S2: 8 adapters, 2 req/s, alpha 1, cv 1"
+    assert case.name == "cv S2: 8 adapters, 2 req/s, alpha 1, cv 1, 20 s, 8-64 tokens in, 8-32 out"
     assert case.server.ranks == (64, 32, 16, 8)
 
 
@@ -52,6 +52,48 @@ def test_a_workload_is_drawn_as_the_released_generator_draws_it(tmp_path: Path) 
     assert trace.output_tokens.tolist() == output.tolist()
     assert trace.arrival_s.tolist() == arrival_s.tolist()
     assert [spec.rank for spec in trace.palette if spec] == [64, 32, 16, 8] * 2
+
+
+def test_a_run_of_the_published_span_and_lengths_does_not_repeat_them_in_its_name(tmp_path: Path) -> None:
+    usual = run(cells="8,1,2,1,300,8,512,8,512,0,1,1,1")
+    names = [case.name for case in cases(tmp_path, usual, usual)]
+    assert names == [f"cv S2: 8 adapters, 2 req/s, alpha 1, cv 1{again}" for again in ("", " #2")]
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ("8,1,2,1,20,64,64,8,32,0,1,1,1", "in_lo < in_hi"),
+        ("8,1,0.01,1,20,8,64,8,32,0,1,1,1", "2 requests at least"),
+    ],
+)
+def test_a_run_without_requests_or_lengths_is_refused_with_its_line(cells: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"t.csv:2: .*{told}"):
+        cases(tmp_path, run(cells=cells))
+
+
+def test_a_run_with_requests_that_the_server_cannot_hold_is_refused(tmp_path: Path) -> None:
+    (case,) = cases(tmp_path, run(cells="8,1,2,1,20,8,30000,8,32,0,1,1,1"))
+    with pytest.raises(ValueError, match="requests do not fit the simulated server"):
+        case.measures()
+
+
+def test_light_and_heavy_runs_are_of_different_regions(tmp_path: Path) -> None:
+    light, heavy = cases(tmp_path, *(run(cells=f"8,1,{rate},1,60,8,512,8,512,0,1,1,1") for rate in (0.5, 4)))
+    assert [{one.region for one in case.measures()} for case in (light, heavy)] == [{"below 0.7"}, {"above 0.95"}]
+
+
+def test_light_and_heavy_runs_on_the_h100_are_of_different_regions() -> None:
+    rates = {0.05: "below 0.7", 1.0: "above 0.95"}
+    for rate, region in rates.items():
+        row = slora_h100.RunRow(n_lora=32, rate_per_lora=rate, req_thr=1, ttft_p50_ms=1, tpot_mean_ms=1)
+        short = slora_h100.H100Case(row)
+        assert short.region() == region
+
+
+def test_an_h100_run_with_other_lengths_is_refused() -> None:
+    with pytest.raises(ValueError, match="in_tok_mean: every request of these runs has 250 tokens, got a mean of 1000"):
+        slora_h100.RunRow(n_lora=1, rate_per_lora=1, req_thr=1, ttft_p50_ms=1, tpot_mean_ms=1, in_tok_mean=1000)
 
 
 def test_the_server_has_the_published_pool_and_the_released_rules(tmp_path: Path) -> None:

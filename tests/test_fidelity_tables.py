@@ -52,6 +52,17 @@ def test_a_missing_column_is_told_with_the_closest_match(tmp_path: Path) -> None
         read_rows(table(tmp_path, "name,rates\na,1\n"), Row)
 
 
+def test_a_row_with_a_cell_too_many_or_too_few_is_told_and_not_shifted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_rows(table(tmp_path, "name,rate\na,1,2\nb\n"), Row)
+    assert [line.split(": ")[0][-1] for line in caught.value.lines] == ["2", "3"]
+
+
+def test_a_column_that_stands_there_twice_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="column 'rate' stands there twice"):
+        read_rows(table(tmp_path, "name,rate,rate\na,1,2\n"), Row)
+
+
 def test_reading_stops_after_many_faults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_rows(table(tmp_path, "name,rate\n" + "a,0\n" * 100), Row)

@@ -43,6 +43,15 @@ def test_a_profile_that_was_fitted_to_runs_says_whose_and_how_many() -> None:
     assert "14 of S-LoRA's published runs on an A10G (S-LoRA/S-LoRA @ c1ddf48, Apache-2.0)" in card.dense.source
 
 
+@pytest.mark.parametrize("name", hardware_names())
+def test_no_packaged_rate_is_above_its_peak(name: str) -> None:
+    card = load_hardware(name)
+    assert max(card.dense.flops_per_s, card.attention.prefill_flops_per_s) <= card.peak_flops
+    read = (card.dense.weight_bytes_per_s, card.attention.kv_bytes_per_s, card.lora.weight_bytes_per_s)
+    assert max(read) <= card.peak_hbm_bytes_per_s
+    assert card.link.h2d_bytes_per_s <= card.peak_pcie_bytes_per_s
+
+
 def test_an_a40_leaves_about_59_thousand_kv_tokens_beside_llama_7b() -> None:
     model = load_model("llama-7b")
     assert load_hardware("a40").pool_bytes(model) // model.kv_token_bytes == 59_171

@@ -101,11 +101,11 @@ def _errors_table(outcomes: list[Outcome]) -> str:
 
 def _errors_grid(groups: dict[str, list[Measure]]) -> tuple[list[str], list[list[str]]]:
     from sim.fidelity.measures import errors  # noqa: PLC0415
-    from sim.fidelity.slora_fit import AIMS, counts  # noqa: PLC0415
+    from sim.fidelity.slora_fit import counts  # noqa: PLC0415
 
     rows = []
     for name, measures in groups.items():
-        for metric in AIMS:
+        for metric in dict.fromkeys(one.metric for one in measures):
             own = [one for one in measures if one.metric == metric and counts(one)]
             if own:
                 found = errors(own)

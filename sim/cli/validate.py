@@ -33,7 +33,7 @@ def validate(
             parser=_what,
             metavar="SET",
             help="slora: its own runs on an A10G and an A100, and others' on an H100; vllm: with LoRA on an H100; "
-            "requests: a log of vLLM without LoRA on an RTX 4090; all.",
+            "requests: a log of vLLM 0.19 without LoRA, Llama-3.1-8B on an RTX 4090; all. Other logs: `chameleon gpu compare`.",
         ),
     ],
     data: Annotated[
@@ -49,7 +49,7 @@ def validate(
             "--seeds",
             parser=options.whole_number(1),
             metavar="N",
-            help="Draws of workloads that are not known request by request (vllm).",
+            help="Draws of each of vLLM's workloads with LoRA.",
         ),
     ] = 1,
     jobs: options.Jobs = -1,
@@ -61,7 +61,8 @@ def validate(
 ) -> None:
     """Compare the simulator with published measurements, run by run and by load region.
 
-    Load is the offered rate over the capacity of the simulated engine. Errors are (simulated - measured) / measured.
+    Load is the offered rate over the capacity of the simulated engine; above 0.95 is also where a published vLLM server
+    itself fell behind. Errors are (simulated - measured) / measured.
     """
     from sim.fidelity.published import Asked, cases_of  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.fidelity.report import sets_of  # noqa: PLC0415
@@ -69,7 +70,7 @@ def validate(
     measures = _performed(cases_of(Asked(what, data, rows, seeds, thorough)), jobs)
     for name, own in sets_of(measures).items():
         typer.echo(_told(name, own, errors_only=errors_only))
-    typer.echo(f"* no aim was set. Workloads that are not known request by request: {_seeds(seeds)}.")
+    typer.echo(f"* no aim was set. vLLM's workloads with LoRA: {_seeds(seeds)}; every other run: one.")
     if json_file is not None:
         _write(measures, json_file)
 

@@ -30,6 +30,7 @@ _VLLM = {"ttft_mean": 0.05, "tpot_mean": 0.05, "ttft_p99": 0.10, "tpot_p99": 0.1
 AIMS = {
     "slora-a10g": _SLORA,
     "slora-a100-80": _SLORA,
+    "slora-h100": {"ttft_p50_ms": 0.07, "tpot_mean_ms": 0.03},
     "vllm-lora-h100-8b": _VLLM_LORA,
     "vllm-lora-h100-7b": _VLLM_LORA,
     "vllm-rtx4090": _VLLM,

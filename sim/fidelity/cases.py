@@ -12,6 +12,10 @@ class Case(Protocol):
     """One published run that can be rebuilt; it must survive being sent to another process."""
 
     @property
+    def name(self) -> str:
+        """The run, in words that no other of its set has."""
+
+    @property
     def requests(self) -> int:
         """About how many requests it simulates, all seeds together: the work that it is."""
 
@@ -29,4 +33,8 @@ def perform(cases: Sequence[Case], jobs: int = 1) -> Iterator[tuple[int, list[Me
 
 
 def _measures(case: Case) -> list[Measure]:
-    return case.measures()
+    try:
+        return case.measures()
+    except ValueError as error:
+        msg = f"{case.name}: {error}"
+        raise ValueError(msg) from error

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 REGIONS = ("below 0.7", "0.7 to 0.95", "above 0.95")  # of capacity
+NO_LOAD = "none"  # of what is no run of a server
 _BOUNDS = (0.7, 0.95)
 
 
@@ -16,7 +17,7 @@ class Measure(NamedTuple):
     Attributes:
         set: the published set, such as "slora-a10g".
         row: which run of it, in words that no other run of the set has.
-        region: one of `REGIONS`, by offered load over capacity.
+        region: one of `REGIONS`, by offered load over capacity, or `NO_LOAD`.
         metric: the name of the column that was published, such as "ttft_p50".
         measured: in the unit of that column.
         simulated: in the same unit.
@@ -36,7 +37,8 @@ class Measure(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` writes."""
-        return {**self._asdict(), "relative_error": self.relative_error}
+        error = self.relative_error
+        return {**self._asdict(), "relative_error": error if math.isfinite(error) else None}
 
 
 class Errors(NamedTuple):
@@ -66,9 +68,10 @@ def errors(measures: Iterable[Measure]) -> Errors:
     """Return what some measures add up to.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none; those of something measured as zero do not count.
     """
-    found = [measure.relative_error for measure in measures]
+    told = [measure.relative_error for measure in measures]
+    found = [error for error in told if math.isfinite(error)]
     if not found:
         msg = "there is no measure to take an error of"
         raise ValueError(msg)

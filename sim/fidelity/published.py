@@ -9,7 +9,6 @@ from typing import NamedTuple
 from sim.fidelity import requests, slora, slora_h100, vllm, vllm_micro
 from sim.fidelity.cases import Case
 
-WHAT = ("slora", "vllm", "requests", "all")
 VLLM_RUNS, VLLM_MICRO = "vllm_lora_h100_runs.csv", "vllm_lora_h100_microbench.csv"
 
 
@@ -17,7 +16,7 @@ class Asked(NamedTuple):
     """What is to be simulated.
 
     Attributes:
-        what: one of `WHAT`.
+        what: slora, vllm, requests or all.
         data: folder of the published tables; None where `rows` is all that is needed.
         rows: a table or log in place of the published one.
         seeds: draws of workloads that are not known request by request.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from sim.fidelity.aims import aim_of, verdict
-from sim.fidelity.measures import REGIONS, Measure, errors
+from sim.fidelity.measures import NO_LOAD, REGIONS, Measure, errors
 
 SHOWN_ROWS = 40  # of a set; more are in the JSON file
 Grid = tuple[list[str], list[list[str]]]  # header and rows
@@ -50,9 +51,10 @@ def errors_grid(measures: Sequence[Measure]) -> Grid:
     """Return one line for each metric and load region of a set, and one for all regions: errors and the aim."""
     header = ["metric", "load", "runs", "mean size", "median", "largest", "bias", "aim", "within"]
     rows: list[list[str]] = []
-    for metric in metrics_of(measures):
-        own = [one for one in measures if one.metric == metric]
-        regions = [region for region in REGIONS if any(one.region == region for one in own)]
+    finite = [one for one in measures if math.isfinite(one.relative_error)]
+    for metric in dict.fromkeys(one.metric for one in finite):
+        own = [one for one in finite if one.metric == metric]
+        regions = [region for region in (*REGIONS, NO_LOAD) if any(one.region == region for one in own)]
         rows += [_errors_row(metric, region, [one for one in own if one.region == region]) for region in regions]
         if len(regions) > 1:
             rows.append(_errors_row(metric, "all", own))

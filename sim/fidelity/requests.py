@@ -112,6 +112,11 @@ class LogCase:
     engine: Engine = RTX4090
 
     @property
+    def name(self) -> str:
+        """The log."""
+        return self.log.stem
+
+    @property
     def requests(self) -> int:
         """Return how many requests it simulates: the log's own, and as many for the engine's capacity."""
         return 2 * len(self.rows)
@@ -187,7 +192,7 @@ def read_log(path: Path) -> list[LoggedRequest]:
     """
     rows: list[LoggedRequest] = []
     problems: list[str] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, text in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not text.strip():
             continue
         try:
@@ -247,7 +252,7 @@ def _latencies(queued: FloatArray, first: FloatArray, last: FloatArray, tokens: 
 
 def _offered_per_s(trace: Trace) -> float:
     span_s = float(trace.arrival_s[-1] - trace.arrival_s[0])
-    return (len(trace) - 1) / span_s if span_s else np.inf
+    return (len(trace) - 1) / span_s if span_s else 0.0
 
 
 def _object(text: str) -> dict[str, object]:

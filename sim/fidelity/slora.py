@@ -7,13 +7,15 @@ Source: S-LoRA/S-LoRA @ c1ddf48 (Apache-2.0), benchmarks/. Its workload is drawn
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.base import FloatArray
 from sim.build import deploy, play
@@ -33,6 +35,8 @@ SYSTEM = "slora-released"
 # What a published pool left for the rest of the card is not known, but it fitted.
 FITTED_THE_CARD = "memory.reserve_bytes=0"
 SLO_S = 6.0  # of the first token
+MIN_REQUESTS = 2
+USUAL = (300.0, 8, 512, 8, 512)  # duration and length ranges of the published runs
 _NAMED = re.compile(r"([a-z0-9_]+?)_(a10g|a100-40|a100-80)_(S\d+)_slora\b")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -86,7 +90,21 @@ class RunRow(BaseModel):
     avg_per_output_token_latency: Positive | None = None
     avg_attainment: Annotated[float, Field(ge=0, le=1)] | None = None
 
+    @model_validator(mode="after")
+    def _has_requests(self) -> Self:
+        if not (self.in_lo < self.in_hi and self.out_lo < self.out_hi):
+            msg = (
+                f"in_lo < in_hi and out_lo < out_hi are needed, got {self.in_lo, self.in_hi, self.out_lo, self.out_hi}"
+            )
+            raise ValueError(msg)
+        if int(self.req_rate * self.duration) < MIN_REQUESTS:
+            given = self.req_rate * self.duration
+            msg = f"req_rate times duration must be {MIN_REQUESTS} requests at least, got {given:g}"
+            raise ValueError(msg)
+        return self
 
+
+_DRAWN = ("num_adapters", "alpha", "req_rate", "cv", "duration", "in_lo", "in_hi", "out_lo", "out_hi")
 PUBLISHED = tuple(list(RunRow.model_fields)[list(RunRow.model_fields).index("throughput") :])
 
 
@@ -98,6 +116,7 @@ class SloraCase:
     suite: str
     device: str
     setting: str
+    repeat: int = 1  # of the same words
 
     @property
     def server(self) -> Server:
@@ -115,8 +134,13 @@ class SloraCase:
         row = self.row
         return (
             f"{self.suite} {self.setting}: {row.num_adapters} adapters, {row.req_rate:g} req/s, "
-            f"alpha {row.alpha:g}, cv {row.cv:g}"
+            f"alpha {row.alpha:g}, cv {row.cv:g}{_unusual(row)}{again(self.repeat)}"
         )
+
+    @property
+    def workload(self) -> object:
+        """What tells the run's requests from those of other runs; some were measured twice."""
+        return self.device, self.setting, self.row.model_dump(include=set(_DRAWN)).__repr__()
 
     @property
     def requests(self) -> int:
@@ -153,6 +177,7 @@ class SloraCase:
         """
         deployment = deploy(trial.of(self.loaded), self.trace, gpu=trial.gpu)
         offered = Offered(self.trace, play(deployment))
+        check_served(offered)
         first_token_s, finish_s = (instant_s(offered.instant(name)) for name in ("first_token", "finish"))
         return _numbers(self.trace, first_token_s, finish_s, deployment.costs.api_s)
 
@@ -164,6 +189,14 @@ class SloraCase:
             Measure(self.set, self.name, region, metric, value, simulated[metric])
             for metric, value in self.published.items()
         ]
+
+
+def check_served(offered: Offered) -> None:
+    """Raise ValueError if a request was turned away: its run has no latency to compare."""
+    reasons = [reason for records in offered.records for reason in records.rejections.values()]
+    if reasons:
+        msg = f"{len(reasons)} requests do not fit the simulated server: {reasons[0]}"
+        raise ValueError(msg)
 
 
 def cases(path: Path) -> list[SloraCase]:
@@ -185,7 +218,30 @@ def cases(path: Path) -> list[SloraCase]:
             problems.append(f"{path}: row {number}: {error}")
     if problems:
         raise ConfigError(problems)
-    return found
+    repeats = repeated([case.name for case in found])
+    return [replace(case, repeat=repeat) for case, repeat in zip(found, repeats, strict=True)]
+
+
+def repeated(names: Sequence[str]) -> list[int]:
+    """Return which appearance of its name each entry is, from 1."""
+    seen: Counter[str] = Counter()
+    repeats = []
+    for name in names:
+        seen[name] += 1
+        repeats.append(seen[name])
+    return repeats
+
+
+def again(repeat: int) -> str:
+    """Return what tells a run from earlier ones with the same words."""
+    return f" #{repeat}" if repeat > 1 else ""
+
+
+def _unusual(row: RunRow) -> str:
+    own = (row.duration, row.in_lo, row.in_hi, row.out_lo, row.out_hi)
+    if own == USUAL:
+        return ""
+    return f", {row.duration:g} s, {row.in_lo}-{row.in_hi} tokens in, {row.out_lo}-{row.out_hi} out"
 
 
 def _case(row: RunRow) -> SloraCase:

@@ -13,6 +13,7 @@ import numpy as np
 
 from policies.base import FloatArray
 from sim.config import load_config
+from sim.fidelity.aims import AIMS, aim_of
 from sim.fidelity.cases import Case
 from sim.fidelity.fitting import Coefficient, Trial, Values, fit, with_costs, with_values
 from sim.fidelity.measures import Measure
@@ -20,16 +21,8 @@ from sim.fidelity.slora import SYSTEM, SloraCase
 from sim.fidelity.slora_h100 import H100Case
 from sim.hardware import load_hardware
 
-AIMS = {
-    "throughput": 0.01,
-    "avg_latency": 0.03,
-    "avg_first_token_latency": 0.07,
-    "ttft_p50_ms": 0.07,
-    "tpot_mean_ms": 0.03,
-}
-QUEUEING_S = 2.0  # above this a mean first token measures how long the run was, and is not fitted
-CAPACITY_PER_S = 12.0  # of the H100, about: above it the median measures how long the run was
-# A rate's prior is a share of its peak and cannot exceed 95 % of it; a fixed time's is a guess within a factor of 2.7.
+SATURATES_PER_S = 12.0  # the simulated H100, about; the real one served 12.7. A median beyond it is a run's length
+# A rate's prior is a share of its peak, and it cannot exceed 95 % of that; a fixed time's is a guess, 2 or 3 times off.
 _OF_PEAK, _MOST = 0.8, 0.95
 
 
@@ -43,6 +36,10 @@ class Run(Protocol):
     @property
     def name(self) -> str:
         """The run, in words that no other of its set has."""
+
+    @property
+    def workload(self) -> object:
+        """What tells its requests from those of other runs."""
 
     @property
     def published(self) -> Mapping[str, float]:
@@ -110,9 +107,9 @@ def is_of_an_engine(plan: Plan) -> bool:
 
 
 def runs_to_fit(cases: Sequence[Case]) -> list[Run]:
-    """Return the runs that coefficients are fitted to: all of the A10G and the A100, the H100's below its capacity."""
+    """Return the runs that coefficients are fitted to: all of the A10G and the A100, the H100's that ours can serve."""
     runs: list[Run] = [case for case in cases if isinstance(case, SloraCase)]
-    return runs + [case for case in cases if isinstance(case, H100Case) and case.rate_per_s < CAPACITY_PER_S]
+    return runs + [case for case in cases if isinstance(case, H100Case) and case.rate_per_s < SATURATES_PER_S]
 
 
 def card_plans(engine: Values) -> tuple[Plan, ...]:
@@ -159,7 +156,9 @@ def _rate(key: str, peak: float, spread: float) -> Coefficient:
 
 
 def splits(plan: Plan, runs: Sequence[Run]) -> tuple[Split, ...]:
-    """Return the fit of all runs of a set, and two of every other run that predict the rest.
+    """Return the fit of all runs of a set, and two of every other workload's that predict the rest.
+
+    Runs of one workload, measured twice, stay together.
 
     Raises:
         ValueError: if there are fewer than two runs of it.
@@ -168,7 +167,10 @@ def splits(plan: Plan, runs: Sequence[Run]) -> tuple[Split, ...]:
     if len(own) < 2:
         msg = f"{len(own)} runs are of {plan.set}; at least 2 are needed, so that each half can predict the other"
         raise ValueError(msg)
-    return Split(plan, own, ()), Split(plan, own[::2], own[1::2]), Split(plan, own[1::2], own[::2])
+    places = {workload: place for place, workload in enumerate(dict.fromkeys(run.workload for run in own))}
+    even = tuple(run for run in own if places[run.workload] % 2 == 0)
+    odd = tuple(run for run in own if places[run.workload] % 2)
+    return Split(plan, own, ()), Split(plan, even, odd), Split(plan, odd, even)
 
 
 def carry_out(split: Split) -> Outcome:
@@ -182,18 +184,17 @@ def carry_out(split: Split) -> Outcome:
 def misses(runs: Sequence[Run], trial: Trial) -> FloatArray:
     """Return the logarithm of simulated over measured, in aims, of every metric that says something of the engine."""
     found = [one for one in _measures(runs, trial) if counts(one)]
-    return np.array([np.log(one.simulated / one.measured) / AIMS[one.metric] for one in found])
+    return np.array([np.log(one.simulated / one.measured) / (aim_of(one) or 1.0) for one in found])
 
 
 def counts(measure: Measure) -> bool:
     """Whether a measure is held against an aim."""
-    is_queueing = measure.metric == "avg_first_token_latency" and measure.measured > QUEUEING_S
-    return measure.metric in AIMS and not is_queueing
+    return aim_of(measure) is not None
 
 
 def _measures(runs: Sequence[Run], trial: Trial) -> Iterator[Measure]:
     for run in runs:
         simulated = run.simulated(trial)
         for metric, measured in run.published.items():
-            if metric in AIMS:
+            if metric in AIMS[run.set]:
                 yield Measure(run.set, run.name, "", metric, measured, simulated[metric])

@@ -7,20 +7,20 @@ requests that came through: means and 99th percentiles of the first token contai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.build import deploy, play
 from sim.config import Loaded, load_config
 from sim.fidelity.fitting import PACKAGED, Trial
 from sim.fidelity.load import capacity_per_s
 from sim.fidelity.measures import Measure, region_of
-from sim.fidelity.slora import FITTED_THE_CARD, SYSTEM
+from sim.fidelity.slora import FITTED_THE_CARD, MIN_REQUESTS, SYSTEM, again, check_served, repeated
 from sim.fidelity.tables import read_rows
 from sim.metrics import Offered, instant_s
 from sim.trace import AdapterSpec, Trace
@@ -32,6 +32,7 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 250, 230
 POOL_TOKENS = 82_528
 PREPARED, WINDOW_S = 1.2, 1200  # so many times the requests of so many seconds were sent
 SEED = 0  # the published one's is not known
+SAME_LENGTH = 0.02  # some requests failed, and their tokens are missing in the means
 SERVER = ("hardware=h100-64", "model=llama-2-7b", f"memory.kv_pool_tokens={POOL_TOKENS}", FITTED_THE_CARD)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -48,6 +49,23 @@ class RunRow(BaseModel):
     ttft_p50_ms: Positive
     tpot_mean_ms: Positive
     itl_mean_ms: Positive | None = None
+    in_tok_mean: Positive | None = None
+    out_tok_mean: Positive | None = None
+
+    @model_validator(mode="after")
+    def _is_of_the_published_kind(self) -> Self:
+        for name, given, built in (
+            ("in_tok_mean", self.in_tok_mean, PROMPT_TOKENS), ("out_tok_mean", self.out_tok_mean, OUTPUT_TOKENS),
+        ):  # fmt: skip
+            if given is not None and abs(given / built - 1) > SAME_LENGTH:
+                msg = f"{name}: every request of these runs has {built} tokens, got a mean of {given:g}"
+                raise ValueError(msg)
+        if PREPARED * WINDOW_S * self.n_lora * self.rate_per_lora < MIN_REQUESTS:
+            msg = (
+                f"n_lora times rate_per_lora: {MIN_REQUESTS} requests at least are needed in {PREPARED * WINDOW_S:g} s"
+            )
+            raise ValueError(msg)
+        return self
 
 
 PUBLISHED = ("req_thr", "ttft_p50_ms", "tpot_mean_ms", "itl_mean_ms")
@@ -58,6 +76,7 @@ class H100Case:
     """One run."""
 
     row: RunRow
+    repeat: int = 1  # of the same words
 
     @property
     def set(self) -> str:
@@ -72,7 +91,12 @@ class H100Case:
     @property
     def name(self) -> str:
         """The run, in words that no other of its set has."""
-        return f"{self.row.n_lora} adapters, {self.rate_per_s:.3g} req/s"
+        return f"{self.row.n_lora} adapters, {self.rate_per_s:.3g} req/s{again(self.repeat)}"
+
+    @property
+    def workload(self) -> object:
+        """What tells the run's requests from those of other runs."""
+        return self.row.n_lora, self.row.rate_per_lora
 
     @property
     def requests(self) -> int:
@@ -112,6 +136,7 @@ class H100Case:
         """
         deployment = deploy(trial.of(self.loaded), self.trace, gpu=trial.gpu)
         offered = Offered(self.trace, play(deployment))
+        check_served(offered)
         first_token_s, finish_s = (instant_s(offered.instant(name)) for name in ("first_token", "finish"))
         api_s = deployment.costs.api_s
         gap_ms = 1e3 * float(np.mean(finish_s - first_token_s)) / (OUTPUT_TOKENS - 1)
@@ -122,10 +147,14 @@ class H100Case:
             "itl_mean_ms": gap_ms,  # all outputs are of one length, so both means are the same
         }
 
+    def region(self) -> str:
+        """Return the region of its load."""
+        return region_of(self.rate_per_s / capacity_per_s(self.loaded, self.trace))
+
     def measures(self) -> list[Measure]:
         """Simulate the run and return its numbers beside the published ones."""
         simulated = self.simulated()
-        region = region_of(self.rate_per_s / capacity_per_s(self.loaded, self.trace))
+        region = self.region()
         return [
             Measure(self.set, self.name, region, metric, value, simulated[metric])
             for metric, value in self.published.items()
@@ -142,4 +171,6 @@ def cases(path: Path) -> list[H100Case]:
         ConfigError: with one located line for everything that is wrong.
         FileNotFoundError: if there is no such file.
     """
-    return [H100Case(row) for row in read_rows(path, RunRow)]
+    found = [H100Case(row) for row in read_rows(path, RunRow)]
+    repeats = repeated([case.name for case in found])
+    return [replace(case, repeat=repeat) for case, repeat in zip(found, repeats, strict=True)]

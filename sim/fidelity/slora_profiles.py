@@ -54,7 +54,10 @@ def _source(plan: Plan, group: str, outcomes: Sequence[Outcome]) -> str:
     runs = len({one.row for one in outcomes[0].fitted})
     found = f"{', '.join(names)}: fitted to {runs} of {RUNS[plan.set]} by `chameleon fit slora`"
     rest = REST.get((plan.target, group))
-    return found if rest is None else f"{found}; {rest}"
+    errors_told = (
+        "; the errors are of whole runs' metrics that have an aim, held out: halves" if group == "dense" else ""
+    )
+    return found + ("" if rest is None else f"; {rest}") + errors_told
 
 
 def _mape(outcomes: Sequence[Outcome], *, unseen: bool = False) -> float:

@@ -30,6 +30,9 @@ def read_rows(path: Path, model: type[Row]) -> list[Row]:
         rows: list[Row] = []
         problems: list[str] = []
         for cells in reader:
+            if None in cells or None in cells.values():
+                problems.append(f"{path}:{reader.line_num}: the row has not as many cells as the header has columns")
+                continue
             try:
                 rows.append(model.model_validate({name: cell for name, cell in cells.items() if name and cell}))
             except ValidationError as error:
@@ -45,6 +48,9 @@ def read_rows(path: Path, model: type[Row]) -> list[Row]:
 
 def _check_columns(path: Path, names: Sequence[str], model: type[BaseModel]) -> None:
     missing = [name for name, field in model.model_fields.items() if field.is_required() and name not in names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError([f"{path}:1: column {name!r} stands there twice" for name in twice])
     if missing:
         raise ConfigError([f"{path}:1: column {name!r} is missing{did_you_mean(name, names)}" for name in missing])
 

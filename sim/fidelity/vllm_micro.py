@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sim.config import load_config
 from sim.costs import CostModel, EngineCosts
-from sim.fidelity.measures import REGIONS, Measure
+from sim.fidelity.measures import NO_LOAD, Measure
 from sim.fidelity.tables import read_rows
 from sim.fidelity.vllm_server import HARDWARE, SYSTEM
 from sim.hardware import load_hardware
@@ -65,6 +65,11 @@ class MicroCase:
     row: MicroRow
 
     @property
+    def name(self) -> str:
+        """The row, in words that no other of its set has."""
+        return self.row.words
+
+    @property
     def requests(self) -> int:
         """One: nothing is served."""
         return 1
@@ -74,7 +79,7 @@ class MicroCase:
         if self.row.itl_ms is None:
             return []
         name = f"{SET}-fit" if self.row.model == FITTED else SET
-        return [Measure(name, self.row.words, REGIONS[0], "itl_ms", self.row.itl_ms, 1e3 * step_s(self.row))]
+        return [Measure(name, self.row.words, NO_LOAD, "itl_ms", self.row.itl_ms, 1e3 * step_s(self.row))]
 
 
 def micro_cases(path: Path) -> list[MicroCase]:

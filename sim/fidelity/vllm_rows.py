@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sim.fidelity.tables import read_rows
+from sim.yamltext import ConfigError
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -131,4 +132,8 @@ def rated_rows(path: Path) -> list[RunRow]:
         FileNotFoundError: if there is none.
     """
     rows = read_rows(path, RunRow)
-    return [row for row in rows if row.rates and row.n_adapters and row.max_loras and row.max_lora_rank == RANK]
+    found = [row for row in rows if row.rates and row.n_adapters and row.max_loras and row.max_lora_rank == RANK]
+    if not found:
+        msg = f"{path}: none of {len(rows)} rows has rates, n_adapters, max_loras and max_lora_rank {RANK}"
+        raise ConfigError([f"{msg}: nothing can be rebuilt"])
+    return found
