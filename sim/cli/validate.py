@@ -33,7 +33,8 @@ def validate(
             parser=_what,
             metavar="SET",
             help="slora: its own runs on an A10G and an A100, and others' on an H100; vllm: with LoRA on an H100; "
-            "requests: a log of vLLM 0.19 without LoRA, Llama-3.1-8B on an RTX 4090; all. Other logs: `chameleon gpu compare`.",
+            "requests: a log of vLLM 0.19 without LoRA, Llama-3.1-8B on an RTX 4090 (others: "
+            "`chameleon gpu compare`); all.",
         ),
     ],
     data: Annotated[
