@@ -7,8 +7,6 @@ Source: S-LoRA/S-LoRA @ c1ddf48 (Apache-2.0), benchmarks/. Its workload is drawn
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +15,12 @@ from typing import Annotated, NamedTuple, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.base import FloatArray
-from sim.build import deploy, play
 from sim.config import Loaded, load_config
 from sim.fidelity.fitting import PACKAGED, Trial
 from sim.fidelity.load import capacity_per_s
 from sim.fidelity.measures import Measure, region_of
+from sim.fidelity.served import Served, again, compared, published, repeated, served
 from sim.fidelity.tables import read_rows
-from sim.metrics import Offered, instant_s
 from sim.names import did_you_mean
 from sim.trace import Trace
 from sim.workload import slora_synthetic
@@ -163,11 +159,10 @@ class SloraCase:
         own = (f"hardware={server.hardware}", f"model={server.model}", f"memory.kv_pool_tokens={server.pool_tokens}")
         return load_config(SYSTEM, (*own, FITTED_THE_CARD))
 
-    @cached_property
+    @property
     def published(self) -> dict[str, float]:
         """The run's numbers by name; those that were not published are left out."""
-        values = {name: getattr(self.row, name) for name in PUBLISHED}
-        return {name: value for name, value in values.items() if value is not None}
+        return published(self.row, PUBLISHED)
 
     def simulated(self, trial: Trial = PACKAGED) -> dict[str, float]:
         """Return the run's numbers by published name, as its client would have taken them.
@@ -175,28 +170,12 @@ class SloraCase:
         Args:
             trial: the profile and the engine's costs; by default as packaged.
         """
-        deployment = deploy(trial.of(self.loaded), self.trace, gpu=trial.gpu)
-        offered = Offered(self.trace, play(deployment))
-        check_served(offered)
-        first_token_s, finish_s = (instant_s(offered.instant(name)) for name in ("first_token", "finish"))
-        return _numbers(self.trace, first_token_s, finish_s, deployment.costs.api_s)
+        return _numbers(self.trace, served(self.loaded, self.trace, trial))
 
     def measures(self) -> list[Measure]:
         """Simulate the run and return its numbers beside the published ones."""
-        simulated = self.simulated()
         region = region_of(self.row.req_rate / capacity_per_s(self.loaded, self.trace))
-        return [
-            Measure(self.set, self.name, region, metric, value, simulated[metric])
-            for metric, value in self.published.items()
-        ]
-
-
-def check_served(offered: Offered) -> None:
-    """Raise ValueError if a request was turned away: its run has no latency to compare."""
-    reasons = [reason for records in offered.records for reason in records.rejections.values()]
-    if reasons:
-        msg = f"{len(reasons)} requests do not fit the simulated server: {reasons[0]}"
-        raise ValueError(msg)
+        return compared((self.set, self.name, region), self.published, self.simulated())
 
 
 def cases(path: Path) -> list[SloraCase]:
@@ -222,21 +201,6 @@ def cases(path: Path) -> list[SloraCase]:
     return [replace(case, repeat=repeat) for case, repeat in zip(found, repeats, strict=True)]
 
 
-def repeated(names: Sequence[str]) -> list[int]:
-    """Return which appearance of its name each entry is, from 1."""
-    seen: Counter[str] = Counter()
-    repeats = []
-    for name in names:
-        seen[name] += 1
-        repeats.append(seen[name])
-    return repeats
-
-
-def again(repeat: int) -> str:
-    """Return what tells a run from earlier ones with the same words."""
-    return f" #{repeat}" if repeat > 1 else ""
-
-
 def _unusual(row: RunRow) -> str:
     own = (row.duration, row.in_lo, row.in_hi, row.out_lo, row.out_hi)
     if own == USUAL:
@@ -257,11 +221,11 @@ def _case(row: RunRow) -> SloraCase:
     return SloraCase(row, named[1].removeprefix("synthetic_"), named[2], named[3])
 
 
-def _numbers(trace: Trace, first_token_s: FloatArray, finish_s: FloatArray, api_s: float) -> dict[str, float]:
-    first_s = first_token_s - trace.arrival_s + api_s
-    latency_s = finish_s - trace.arrival_s + api_s
+def _numbers(trace: Trace, run: Served) -> dict[str, float]:
+    first_s = run.first_token_s - trace.arrival_s + run.api_s
+    latency_s = run.finish_s - trace.arrival_s + run.api_s
     return {
-        "throughput": len(trace) / float(finish_s.max() + api_s),
+        "throughput": len(trace) / float(run.finish_s.max() + run.api_s),
         "avg_latency": float(latency_s.mean()),
         "avg_first_token_latency": float(first_s.mean()),
         "avg_per_token_latency": float((latency_s / (trace.prompt_tokens + trace.output_tokens)).mean()),

@@ -15,14 +15,13 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sim.build import deploy, play
 from sim.config import Loaded, load_config
 from sim.fidelity.fitting import PACKAGED, Trial
 from sim.fidelity.load import capacity_per_s
 from sim.fidelity.measures import Measure, region_of
-from sim.fidelity.slora import FITTED_THE_CARD, MIN_REQUESTS, SYSTEM, again, check_served, repeated
+from sim.fidelity.served import again, compared, published, repeated, served
+from sim.fidelity.slora import FITTED_THE_CARD, MIN_REQUESTS, SYSTEM
 from sim.fidelity.tables import read_rows
-from sim.metrics import Offered, instant_s
 from sim.trace import AdapterSpec, Trace
 
 FILE = "slora_h100_32_adapters.csv"
@@ -125,8 +124,7 @@ class H100Case:
     @property
     def published(self) -> Mapping[str, float]:
         """The run's numbers by name; those that were not published are left out."""
-        values = {name: getattr(self.row, name) for name in PUBLISHED}
-        return {name: value for name, value in values.items() if value is not None}
+        return published(self.row, PUBLISHED)
 
     def simulated(self, trial: Trial = PACKAGED) -> dict[str, float]:
         """Return the run's numbers by published name, as its client would have taken them.
@@ -134,15 +132,11 @@ class H100Case:
         Args:
             trial: the profile and the engine's costs; by default as packaged.
         """
-        deployment = deploy(trial.of(self.loaded), self.trace, gpu=trial.gpu)
-        offered = Offered(self.trace, play(deployment))
-        check_served(offered)
-        first_token_s, finish_s = (instant_s(offered.instant(name)) for name in ("first_token", "finish"))
-        api_s = deployment.costs.api_s
-        gap_ms = 1e3 * float(np.mean(finish_s - first_token_s)) / (OUTPUT_TOKENS - 1)
+        run = served(self.loaded, self.trace, trial)
+        gap_ms = 1e3 * float(np.mean(run.finish_s - run.first_token_s)) / (OUTPUT_TOKENS - 1)
         return {
-            "req_thr": len(self.trace) / float(finish_s.max() + api_s),
-            "ttft_p50_ms": 1e3 * float(np.median(first_token_s - self.trace.arrival_s) + api_s),
+            "req_thr": len(self.trace) / float(run.finish_s.max() + run.api_s),
+            "ttft_p50_ms": 1e3 * float(np.median(run.first_token_s - self.trace.arrival_s) + run.api_s),
             "tpot_mean_ms": gap_ms,
             "itl_mean_ms": gap_ms,  # all outputs are of one length, so both means are the same
         }
@@ -153,12 +147,7 @@ class H100Case:
 
     def measures(self) -> list[Measure]:
         """Simulate the run and return its numbers beside the published ones."""
-        simulated = self.simulated()
-        region = self.region()
-        return [
-            Measure(self.set, self.name, region, metric, value, simulated[metric])
-            for metric, value in self.published.items()
-        ]
+        return compared((self.set, self.name, self.region()), self.published, self.simulated())
 
 
 def cases(path: Path) -> list[H100Case]:
