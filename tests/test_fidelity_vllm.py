@@ -35,6 +35,9 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 
 
+LLAMA_2 = {"model": "llama-2-7b", "in_tok": 25_000, "out_tok": 23_100}
+
+
 def run(**changes: Any) -> RunRow:
     return RunRow.model_validate({**RUN, **changes})
 
@@ -71,6 +74,28 @@ def test_rows_that_do_not_say_when_requests_came_are_left_out(tmp_path: Path) ->
 # --- workloads --------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_of_llama_2_with_other_lengths_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="llama-2-7b's requests have 250 tokens in and 231 out, got means of 220 in and 190"
+    ):
+        run(model="llama-2-7b")
+
+
+def test_more_slots_than_the_card_holds_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="max_loras: 700 slots of rank 16 leave no memory"):
+        kv_pool_tokens(run(max_loras=700))
+
+
+def test_a_window_in_which_nothing_is_complete_has_nothing_to_compare() -> None:
+    with pytest.raises(ValueError, match=r"dur: no request is complete within 0\.001 s"):
+        answered(server(run()), tiny([0.0], [100]), 0.001)
+
+
+def test_a_step_with_more_adapters_than_slots_is_refused() -> None:
+    with pytest.raises(ValueError, match="200 are more than the 8 slots"):
+        micro(max_loras=8, active_adapters=200)
+
+
 def test_every_adapter_gets_its_share_of_requests_over_the_whole_window() -> None:
     row = run(dur=20_000.0)
     trace = workload(row)
@@ -97,7 +122,7 @@ def test_servers_with_other_slots_get_the_same_requests() -> None:
 
 
 def test_llama_2_has_fixed_lengths_and_llama_3_the_published_means() -> None:
-    fixed = workload(run(model="llama-2-7b"))
+    fixed = workload(run(**LLAMA_2))
     assert (set(fixed.prompt_tokens), set(fixed.output_tokens)) == ({250}, {231})
     drawn = workload(run(dur=20_000.0))
     assert drawn.prompt_tokens.mean() == pytest.approx(220, rel=0.02)
@@ -205,7 +230,7 @@ def test_rows_that_something_was_fitted_on_have_a_set_of_their_own() -> None:
     assert set_of(run(max_loras=16, n_adapters=32, rps=14.6)) == "vllm-lora-h100-8b"  # adapters are swapped
     assert set_of(run(max_loras=16, n_adapters=16, rps=2.0)) == "vllm-lora-h100-8b"  # overloaded
     assert set_of(run(max_loras=32, n_adapters=32, rps=14.6)) == "vllm-lora-h100-8b"
-    assert set_of(run(model="llama-2-7b", max_loras=64, n_adapters=64, rps=28.0)) == "vllm-lora-h100-7b-fit"
+    assert set_of(run(**LLAMA_2, max_loras=64, n_adapters=64, rps=28.0)) == "vllm-lora-h100-7b-fit"
 
 
 def test_a_server_that_fell_behind_was_above_its_capacity_whatever_ours_can_do() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.config import load_config
 from sim.costs import CostModel, EngineCosts
@@ -49,6 +49,13 @@ class MicroRow(BaseModel):
     active_adapters: Whole
     out_len: Count
     itl_ms: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_slots_for_its_adapters(self) -> Self:
+        if self.active_adapters > self.max_loras:
+            msg = f"active_adapters: {self.active_adapters} are more than the {self.max_loras} slots of max_loras"
+            raise ValueError(msg)
+        return self
 
     @property
     def words(self) -> str:

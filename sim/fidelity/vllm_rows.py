@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sim.fidelity.tables import read_rows
 from sim.yamltext import ConfigError
@@ -40,6 +40,7 @@ SERVERS = {
     "llama-3.1-8b-instruct": Server("vllm-lora-h100-8b", "llama-3.1-8b", None, 0.263),
     "llama-2-7b": Server("vllm-lora-h100-7b", "llama-2-7b", (250, 231), 0.083),
 }
+SAME_LENGTH = 0.05  # answers under way at the end of the window are missing in the means
 RANK = 16  # of all rows with rates; how long a first load takes is known for it
 
 
@@ -83,6 +84,16 @@ class RunRow(BaseModel):
     @classmethod
     def _split(cls, given: Any) -> Any:
         return tuple(given.split(",")) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _has_the_lengths_of_its_model(self) -> Self:
+        fixed = self.server.fixed_lengths
+        means = (self.in_tok / self.ok, self.out_tok / self.ok)
+        if self.rates and fixed and any(abs(a / b - 1) > SAME_LENGTH for a, b in zip(means, fixed, strict=True)):
+            told = f"{means[0]:.4g} in and {means[1]:.4g} out"
+            msg = f"{self.model}'s requests have {fixed[0]} tokens in and {fixed[1]} out, got means of {told}"
+            raise ValueError(msg)
+        return self
 
     @property
     def server(self) -> Server:

@@ -44,6 +44,9 @@ def kv_pool_tokens(row: RunRow) -> int:
     hardware, model = load_hardware(HARDWARE), load_model(row.server.model)
     taken = model.weight_bytes + row.slots * slot_bytes(model, row.rank) + hardware.reserve_bytes
     tokens = (int(MEMORY_SHARE * hardware.memory_bytes) - taken) // model.kv_token_bytes
+    if tokens < BLOCK_TOKENS:
+        msg = f"max_loras: {row.slots} slots of rank {row.rank} leave no memory for KV beside {row.server.model}"
+        raise ValueError(msg)
     return tokens // BLOCK_TOKENS * BLOCK_TOKENS
 
 
@@ -87,6 +90,9 @@ def answered(loaded: Loaded, trace: Trace, window_s: float) -> Answered:
     offered = Offered(trace, (records,))
     finish_s = instant_s(offered.instant("finish"))
     done = finish_s <= window_s
+    if not done.any():
+        msg = f"dur: no request is complete within {window_s:g} s"
+        raise ValueError(msg)
     ttft_s = duration_s(offered.instant("arrival"), offered.instant("first_token"))[done]
     decode_s = duration_s(offered.instant("first_token"), offered.instant("finish"))[done]
     tokens = np.maximum(trace.output_tokens[done] - 1, 1)
