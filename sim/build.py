@@ -153,7 +153,15 @@ def play(deployment: Deployment) -> tuple[Records, ...]:
     return fleet.records
 
 
-def _play_alone(deployment: Deployment) -> Records:
+def play_until(deployment: Deployment, end: int) -> Records:
+    """Simulate a deployment of one replica up to a tick; requests that are under way then have no row.
+
+    Its policies are used up by that.
+    """
+    return _play_alone(deployment, end)
+
+
+def _play_alone(deployment: Deployment, until: int | None = None) -> Records:
     records = Records()
     env = simpy.Environment()
     replica = Replica(
@@ -162,7 +170,7 @@ def _play_alone(deployment: Deployment) -> Records:
         records,
         idle_poll_ticks=to_ticks(deployment.config.admission.idle_poll_s),
     )
-    simulate(env, [replica], jobs(deployment, replica.core.adapters.palette), lambda _: replica)
+    simulate(env, [replica], jobs(deployment, replica.core.adapters.palette), lambda _: replica, until)
     return records
 
 

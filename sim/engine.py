@@ -228,15 +228,20 @@ class Replica:
 
 
 def simulate(
-    env: simpy.Environment, replicas: list[Replica], jobs: Iterable[Job], route: Callable[[Job], Replica]
+    env: simpy.Environment,
+    replicas: list[Replica],
+    jobs: Iterable[Job],
+    route: Callable[[Job], Replica],
+    until: int | None = None,
 ) -> None:
-    """Run until every request has left.
+    """Run until every request has left, or up to a tick, whoever is still there.
 
     Args:
         env: the environment that the replicas live in.
         replicas: the engines.
         jobs: in order of arrival, drawn one at a time.
         route: which replica takes a request, asked at its arrival.
+        until: the tick at which to stop, before anything happens at it; None: when nothing more will happen.
 
     Raises:
         RuntimeError: if requests are left waiting although nothing more will happen.
@@ -252,6 +257,8 @@ def simulate(
             replica.is_last_call = True
 
     env.process(arrive())
-    env.run()
+    env.run(until)
+    if until is not None:
+        return
     for replica in replicas:
         replica.check_served()

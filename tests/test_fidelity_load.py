@@ -46,10 +46,18 @@ def test_twice_as_many_requests_find_about_the_same(monkeypatch: pytest.MonkeyPa
     assert capacity_per_s(loaded, requests) == pytest.approx(once, rel=0.05)
 
 
-def test_only_as_much_of_a_long_trace_is_served_as_is_needed() -> None:
-    loaded = load_config("slora", ("memory.kv_pool_tokens=6000",))
-    longer = trace(5000)
-    tail = np.where(np.arange(5000) < 2500, longer.output_tokens, 400)
-    assert capacity_per_s(loaded, replace(longer, output_tokens=tail)) != 0
-    same_mean = replace(longer, prompt_tokens=np.where(np.arange(5000) < 4990, 100, 101))
-    assert capacity_per_s(loaded, same_mean) == pytest.approx(capacity_per_s(loaded, longer), rel=1e-3)
+def test_of_a_long_trace_only_the_first_requests_arrive_and_a_short_one_starts_again() -> None:
+    numbered = replace(trace(5), output_tokens=np.arange(1, 6))
+    assert load._at_once(numbered, 3).output_tokens.tolist() == [1, 2, 3]
+    assert load._at_once(numbered, 7).output_tokens.tolist() == [1, 2, 3, 4, 5, 1, 2]
+    assert not load._at_once(numbered, 7).arrival_s.any()
+
+
+def test_the_sample_grows_with_what_memory_holds_and_the_batch_may_take() -> None:
+    def sample(*changes: str) -> int:
+        return load._sample(load_config("slora", changes), trace(10))
+
+    held = 100 + 50 / 2  # tokens of a request, on average
+    assert sample("memory.kv_pool_tokens=20000") == 8 * 20_000 / held
+    assert sample("memory.kv_pool_tokens=20000", "limits.running_requests=40") == 8 * 40
+    assert sample("memory.kv_pool_tokens=1000") == load.LEAST_REQUESTS

@@ -24,7 +24,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("interrupted; with --out, what was finished is kept", err=True)
+            typer.echo("interrupted; with --out or --keep, what was finished is kept", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # the reader of our output has gone, as `head` does

@@ -54,6 +54,10 @@ def validate(
         ),
     ] = 1,
     jobs: options.Jobs = -1,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", help="Keep every finished run in this folder, and go on from there."),
+    ] = None,
     *,
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Nearly every run: half an hour. [default: a selection of vllm's]")
@@ -68,7 +72,7 @@ def validate(
     from sim.fidelity.published import Asked, cases_of  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.fidelity.report import sets_of  # noqa: PLC0415
 
-    measures = _performed(cases_of(Asked(what, data, rows, seeds, thorough)), jobs)
+    measures = _performed(cases_of(Asked(what, data, rows, seeds, thorough)), jobs, keep)
     for name, own in sets_of(measures).items():
         typer.echo(_told(name, own, errors_only=errors_only))
     typer.echo(f"* no aim was set. vLLM's workloads with LoRA: {_seeds(seeds)}; every other run: one.")
@@ -76,13 +80,13 @@ def validate(
         _write(measures, json_file)
 
 
-def _performed(cases: list[Case], jobs: int) -> list[Measure]:
+def _performed(cases: list[Case], jobs: int, keep: Path | None) -> list[Measure]:
     from sim.fidelity.cases import perform  # noqa: PLC0415
     from sim.progress import progress  # noqa: PLC0415
 
     found: list[list[Measure]] = [[] for _ in cases]
     with progress(sum(case.requests for case in cases), "published runs") as bar:
-        for place, measures in perform(cases, jobs):
+        for place, measures in perform(cases, jobs, keep):
             found[place] = measures
             bar.advance(cases[place].requests)
     return [one for measures in found for one in measures]

@@ -1,4 +1,7 @@
-"""What was promised of each published set: the largest relative error of a metric, set before anything was fitted."""
+"""What is aimed at in each published set: the largest relative error of a metric.
+
+All were set before anything was fitted, but for those of S-LoRA on the H100, which are the weights of its fit.
+"""
 
 from __future__ import annotations
 

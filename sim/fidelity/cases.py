@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
+from sim.fidelity import kept
 from sim.fidelity.measures import Measure
 
 
@@ -23,18 +25,34 @@ class Case(Protocol):
         """Simulate it and return its metrics beside the published ones."""
 
 
-def perform(cases: Sequence[Case], jobs: int = 1) -> Iterator[tuple[int, list[Measure]]]:
-    """Yield the place of each case and its measures, over so many processes; the largest cases start first."""
+def perform(cases: Sequence[Case], jobs: int = 1, keep: Path | None = None) -> Iterator[tuple[int, list[Measure]]]:
+    """Yield the place of each case and its measures as they come; the largest cases start first.
+
+    Args:
+        cases: what to simulate.
+        jobs: processes.
+        keep: a folder that takes what is finished, and gives what an earlier start has finished; None: nothing is kept.
+    """
     from joblib import Parallel, delayed  # noqa: PLC0415 - takes a second to import
 
-    order = sorted(range(len(cases)), key=lambda place: -cases[place].requests)
-    runs = Parallel(n_jobs=jobs, return_as="generator", inner_max_num_threads=1)
-    yield from zip(order, runs(delayed(_measures)(cases[place]) for place in order), strict=True)
+    known = {} if keep is None else _known(cases, keep)
+    yield from known.items()
+    order = sorted(set(range(len(cases))) - set(known), key=lambda place: -cases[place].requests)
+    runs = Parallel(n_jobs=jobs, return_as="generator_unordered", inner_max_num_threads=1)
+    for place, measures in runs(delayed(_measures)(place, cases[place]) for place in order):
+        if keep is not None:
+            kept.save(keep, cases[place], measures)
+        yield place, measures
 
 
-def _measures(case: Case) -> list[Measure]:
+def _known(cases: Sequence[Case], keep: Path) -> dict[int, list[Measure]]:
+    found = ((place, kept.load(keep, case)) for place, case in enumerate(cases))
+    return {place: measures for place, measures in found if measures is not None}
+
+
+def _measures(place: int, case: Case) -> tuple[int, list[Measure]]:
     try:
-        return case.measures()
+        return place, case.measures()
     except ValueError as error:
         msg = f"{case.name}: {error}"
         raise ValueError(msg) from error

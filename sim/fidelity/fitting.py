@@ -117,7 +117,7 @@ def with_values(base: Hardware, values: Mapping[str, float], **groups: Mapping[s
     tree: dict[str, Any] = base.model_dump(exclude_none=True)
     for key, value in values.items():
         group, name = key.split(".")
-        tree.setdefault(group, {"origin": "prior", "source": "one"})[name] = value
+        tree.setdefault(group, {"origin": "prior", "source": "a trial"})[name] = value
     for group, changes in groups.items():
         tree[group] |= changes
     return Hardware.model_validate(tree)

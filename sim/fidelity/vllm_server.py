@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import simpy
 
 from policies.base import FloatArray
-from sim.build import Deployment, deploy, jobs
+from sim.build import deploy, play_until
 from sim.config import Loaded, load_config
-from sim.engine import ARRIVAL, Moment, Process, Replica
 from sim.fidelity.vllm_rows import RunRow
 from sim.hardware import load_hardware
-from sim.job import Job
 from sim.metrics import Offered, duration_s, instant_s
 from sim.models import ALL_MODULES, Model, load_model
-from sim.records import Records
 from sim.ticks import to_ticks
 from sim.trace import Trace
 
@@ -86,8 +81,7 @@ class Answered(NamedTuple):
 def answered(loaded: Loaded, trace: Trace, window_s: float) -> Answered:
     """Simulate a server until the window ends; what has not been answered by then counts for nothing, as published."""
     deployment = deploy(loaded, trace)
-    records = _until(deployment, to_ticks(window_s))
-    offered = Offered(trace, (records,))
+    offered = Offered(trace, (play_until(deployment, to_ticks(window_s)),))
     finish_s = instant_s(offered.instant("finish"))
     done = finish_s <= window_s
     if not done.any():
@@ -97,19 +91,3 @@ def answered(loaded: Loaded, trace: Trace, window_s: float) -> Answered:
     decode_s = duration_s(offered.instant("first_token"), offered.instant("finish"))[done]
     tokens = np.maximum(trace.output_tokens[done] - 1, 1)
     return Answered(ttft_s + deployment.costs.api_s, decode_s / tokens, float(decode_s.sum() / tokens.sum()))
-
-
-def _until(deployment: Deployment, end: int) -> Records:
-    records, env = Records(), simpy.Environment()
-    replica = Replica(env, lambda link: deployment.core(link, records), records)
-    env.process(_arrive(env, replica, jobs(deployment, replica.core.adapters.palette)))
-    env.run(until=end)
-    return records
-
-
-def _arrive(env: simpy.Environment, replica: Replica, requests: Iterable[Job]) -> Process:
-    for job in requests:
-        delay = job.arrival - int(env.now)
-        if delay:
-            yield Moment(env, delay, ARRIVAL)
-        replica.submit(job)
