@@ -92,7 +92,9 @@ def load_config(
         ConfigError: with one located line for everything that is wrong.
     """
     document = load(find(str(system)) if isinstance(system, str) else system)
-    tree = _overlaid(document.tree, extra or {})
+    # As in files, a policy's name becomes its `kind` here, so that assignments can add parameters to it.
+    laid = {key: _spelt_out(value) if key in SEAMS else value for key, value in (extra or {}).items()}
+    tree = _overlaid(document.tree, laid)
     marks = document.marks | (_argument_marks(extra or {}) if marks_arguments else {})
     document = set_values(tree, assignments, marks)
     config = validate(RunConfig, document.tree, document.marks)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sim.build import Deployment, deploy, play
 from sim.config import Loaded, load_config
+from sim.faults import told_of_answers, told_of_code
 from sim.idle_settings import idle_settings
 from sim.names import SEAMS, did_you_mean
 from sim.records import Records
@@ -50,6 +51,7 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
     Raises:
         TypeError: if a keyword is none of these.
         ConfigError: with one located line for everything that is wrong.
+        PolicyError: if a policy from outside fails, or gives an answer that the engine cannot use.
         ValueError: if the hardware, the model or the trace is wrong.
     """
     _check_seams(policies)
@@ -82,9 +84,17 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
         loaded: the configuration and its marks.
         trace: the workload; None draws the configured one.
         asks_every_step: simulate one decode step at a time, as the oracle of the fast path.
+
+    Raises:
+        ConfigError: with one located line for everything that is wrong.
+        PolicyError: if a policy from outside fails, or gives an answer that the engine cannot use.
+        ValueError: if the hardware, the model or the trace is wrong.
     """
-    deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
-    return result_of(deployment, *play(deployment))
+    with told_of_code(loaded):
+        deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
+    with told_of_answers(loaded):
+        records = play(deployment)
+    return result_of(deployment, *records)
 
 
 def result_of(deployment: Deployment, *records: Records) -> Result:

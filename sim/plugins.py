@@ -101,6 +101,21 @@ def factory(spec: object, seam: str, *, base_dir: Path | None = None) -> Callabl
     raise _wrong(message).under((seam,), {})
 
 
+def class_of(kind: object, seam: str, *, marks: Marks | None = None) -> type:
+    """Return the class of a policy that is named, or given as a class or an instance.
+
+    Args:
+        kind: as in `resolve`, without its parameters.
+        seam: scheduler, cache, prefetch, predictor or router.
+        marks: lines of the configuration; a file's path is relative to the one which names it.
+
+    Raises:
+        ConfigError: if it is no such thing.
+    """
+    found, _ = _class_and_values(kind, _Places(seam, folder_of(marks or {}, (seam, "kind")), None))
+    return found if isinstance(found, type) else type(found)
+
+
 def list_policies(seam: str | None = None, *, builtin: Table | None = None) -> list[PolicyInfo]:
     """Return every built-in and installed policy of one seam or of all, broken ones too."""
     seams = SEAMS if seam is None else (seam,)

@@ -75,12 +75,20 @@ def test_json_is_all_that_standard_output_holds() -> None:
     assert "cost coefficients" in said.err
 
 
-def test_an_error_in_a_users_own_policy_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_error_in_a_users_own_policy_is_told_with_its_line_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from policies.base import Cache\n"
         "class Mine(Cache):\n"
         "    def used(self, adapter, now):\n"
         "        raise ValueError('of my own making')\n"
     )
-    with pytest.raises(ValueError, match="of my own making"):
-        chameleon("run", "--requests", "40", "--set", f"cache.kind={tmp_path}/mine.py:Mine")
+    out = tmp_path / "run"
+    said = chameleon("run", "--requests", "40", "--set", f"cache.kind={tmp_path}/mine.py:Mine", "--out", str(out))
+    assert said.code == 2
+    assert said.err.splitlines()[-4:] == [
+        f"error: cache {tmp_path}/mine.py:Mine failed: ValueError: of my own making",
+        f"  {tmp_path}/mine.py:4, in used",
+        "    raise ValueError('of my own making')",
+        f"`chameleon policies check cache {tmp_path}/mine.py:Mine` looks for the smallest world in which it fails",
+    ]
+    assert not out.exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import sim
-from policies.eviction import LFU
+from policies.eviction import GDSF, LFU
 from sim.yamlfile import ConfigError
 
 MINE = """class Mine:
@@ -76,3 +76,9 @@ def test_parameters_of_the_policy_before_are_dropped_with_it() -> None:
 def test_a_wrong_word_is_told_with_the_close_one(policies: dict[str, Any], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         sim.run("slora", requests=5, rate=9, **policies)
+
+
+@pytest.mark.parametrize("kind", ["gdsf", "policies.eviction:GDSF", GDSF])
+def test_python_names_a_policy_and_its_parameters_in_two_places(kind: object) -> None:
+    result = sim.run("slora", requests=5, rate=9, cache=kind, changes="cache.cost=one")
+    assert result.config["cache"]["cost"] == "one"

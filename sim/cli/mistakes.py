@@ -1,11 +1,7 @@
-"""From an exception to what the user reads: one message and an exit code; a traceback only for code of their own."""
+"""From an exception to what the user reads: one message and an exit code."""
 
 from __future__ import annotations
 
-import re
-import sysconfig
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +25,6 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise  # the reader of our output has gone, as `head` does
         except (ValueError, OSError) as error:
-            if not hasattr(error, "problems") and is_from_a_stranger(error):
-                raise
             typer.echo(f"error: {message(error)}", err=True)
             raise typer.Exit(USAGE) from None
 
@@ -54,20 +48,3 @@ def _quoted(mark: Any) -> str:
     except OSError:
         return ""
     return f"\n    {lines[mark.line - 1].strip()}" if mark.line <= len(lines) else ""
-
-
-def is_from_a_stranger(error: BaseException) -> bool:
-    """Whether an error passed through code that is neither ours nor installed: its author needs the traceback."""
-    known = [Path(__file__).resolve().parents[2] / name for name in ("sim", "policies", "gpu_validate")]
-    known += [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
-    files = {file for file in _files(error) if not file.startswith("<")}
-    return any(not any(Path(file).resolve().is_relative_to(folder) for folder in known) for file in files)
-
-
-def _files(error: BaseException | None) -> Iterator[str]:
-    """Yield the files that an error and its causes passed through."""
-    while error is not None:
-        # SimPy raises a copy of what was raised inside it; another process sends its traceback as text
-        yield from (frame.filename for frame in traceback.extract_tb(error.__traceback__))
-        yield from re.findall(r'File "([^"]+)", line', str(error))
-        error = error.__cause__
