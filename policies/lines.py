@@ -18,6 +18,9 @@ class Turn(Enum):
     PASS_LINE = auto()
 
 
+Head = tuple[int, int, Adapter | None]  # ticket, place in its line, whose line
+
+
 def _offer(request: Request) -> Turn:  # noqa: ARG001 - the rule that looks at nothing
     return Turn.OFFER
 
@@ -100,7 +103,7 @@ class Lines:
         """
         lines = self._lines
         chosen = lines if adapters is None else (adapter for adapter in adapters if adapter in lines)
-        heads = [(lines[adapter][0][0], 0, adapter) for adapter in chosen]
+        heads: list[Head] = [(lines[adapter][0][0], 0, adapter) for adapter in chosen]
         heapify(heads)
         while heads:
             _, place, adapter = heads[0]
@@ -111,8 +114,12 @@ class Lines:
                 self.admitted(adapter, place)
             elif verdict is Turn.PASS:
                 place += 1
-            elif verdict is Turn.PASS_LINE or (skips is not None and batch.refusal is skips):
+            elif verdict is Turn.PASS_LINE:
                 place = len(line)
+            elif skips is not None and batch.refusal is skips:
+                place = len(line)
+                if skips is Refusal.ADAPTERS and turn is _offer:
+                    heads = _of(heads, {adapter, None, *adapters_in(batch)})  # this round has no place for any other
             else:
                 return request
             if place < len(line):
@@ -120,6 +127,13 @@ class Lines:
             else:
                 heappop(heads)
         return None
+
+
+def _of(heads: list[Head], adapters: set[Adapter | None]) -> list[Head]:
+    """Return the heads of these adapters' lines as a heap."""
+    kept = [head for head in heads if head[2] in adapters]
+    heapify(kept)
+    return kept
 
 
 class LineScheduler(Scheduler):

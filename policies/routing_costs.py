@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
+from math import inf
 
 from policies.arguments import above, at_least
 from policies.base import Adapter, Facts, Replica, Request, Router
@@ -42,9 +43,11 @@ class Toppings(Router):
         rank = 0 if request.adapter is None else request.adapter.rank
         prefill_s = self._prefill_s(request.prompt_tokens, rank) / self._average_tokens(request, replicas)
 
-        def priority(index: int) -> tuple[float, int, int]:
+        def priority(index: int) -> tuple[bool, float, int, int]:
             load = requests_at(replicas[index])
-            return self._cost_s(request, replicas[index], prefill_s) * load, load, index
+            cost_s = self._cost_s(request, replicas[index], prefill_s)
+            is_too_slow = cost_s == inf  # times no requests it would be no number, and the ties must be told apart
+            return is_too_slow, 0.0 if is_too_slow else cost_s * load, load, index
 
         return min(range(len(replicas)), key=priority)
 
@@ -53,7 +56,7 @@ class Toppings(Router):
         batch = [one.adapter for one in chain(replica.running, replica.waiting)]
         now_s, then_s = self._decode_s(batch), self._decode_s([*batch, request.adapter])
         if self.decode_slo_s is not None and then_s > self.decode_slo_s:
-            return float("inf")
+            return inf
         return prefill_s + then_s - now_s
 
     def _average_tokens(self, request: Request, replicas: Sequence[Replica]) -> float:

@@ -18,7 +18,7 @@ from sim.shape import Costs
 from sim.ticks import TICKS_PER_S
 from sim.tiers import HostTier
 
-BASE_MODEL, RESIDENT, PREFETCHED, IN_FLIGHT, ON_HOST = range(len(SOURCES))
+BASE_MODEL, RESIDENT, PREFETCHED, IN_FLIGHT, ON_HOST, ON_DISK = range(len(SOURCES))
 
 
 class AdapterTraffic:
@@ -71,7 +71,7 @@ class AdapterTraffic:
         self._announces = type(cache).announced is not Cache.announced
         self._asked_at_step: int | None = None
         host, slots = limits.host, self.slots.values()
-        self._host = None if host is None else HostTier(host.capacity_bytes, slots if host.starts_warm else ())
+        self._host = None if host is None else HostTier(host, slots)
 
     def queued(self, slot: AdapterSlot) -> None:
         """One more waiting request needs this adapter."""
@@ -90,13 +90,14 @@ class AdapterTraffic:
 
     def acquire(self, slot: AdapterSlot, now: int) -> int:
         """Give the adapter to a request that no longer waits; return where it was (an index into SOURCES)."""
-        source = RESIDENT if slot.ready else IN_FLIGHT if slot.held else ON_HOST
+        is_on_host = self._host is None or self._host.has(slot)  # asked for every request: each is a use of that copy
+        source = RESIDENT if slot.ready else IN_FLIGHT if slot.held else ON_HOST if is_on_host else ON_DISK
         if slot.prefetched:
             source = PREFETCHED if slot.ready else IN_FLIGHT
             slot.prefetched = False
             self._ledger.prefetch_was_useful(slot)
         elif slot.fetched:
-            source, slot.fetched = ON_HOST, False
+            source, slot.fetched = ON_DISK if slot.was_read else ON_HOST, False
         self.unqueued(slot)
         self.pin(slot)
         slot.last_used = now
@@ -203,7 +204,8 @@ class AdapterTraffic:
     def _load(self, slot: AdapterSlot, now: int, *, is_demand: bool) -> None:
         self.missing -= slot.queued > 0
         self.memory.hold(slot, now)
-        if self._host is None or self._host.has(slot):
+        slot.was_read = self._host is not None and not self._host.has(slot)
+        if not slot.was_read:
             self._send(slot, now, is_demand=is_demand)
             return
         ticks = self._costs.read(slot.adapter.size_bytes)

@@ -15,7 +15,8 @@ class AdapterSlot:
 
     `held`: its bytes are taken. `ready`: its transfer is complete. `users`: admitted requests. `queued`: waiting ones.
     `decoding`: requests in the decode batch. `prefetched`: brought in ahead of need and not used since. `fetched`: the
-    scheduler sent for it, because a request waits for it, and nobody has used it since.
+    scheduler sent for it, because a request waits for it, and nobody has used it since. `was_read`: its latest load
+    began on the disk.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class AdapterSlot:
         "size",
         "users",
         "waiters",
+        "was_read",
     )
 
     def __init__(self, adapter: Adapter, index: int, footprint_bytes: int | None = None) -> None:
@@ -47,6 +49,7 @@ class AdapterSlot:
         self.last_used = 0
         self.prefetched = False
         self.fetched = False
+        self.was_read = False
         self.waiters: list[Job] = []  # admitted requests that wait for the transfer
 
     @property

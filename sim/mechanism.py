@@ -82,6 +82,9 @@ class Adapters(Section):
         DEFAULT_MODULES, min_length=1, description="projections that every adapter targets"
     )
     host_bytes: Count | None = Field(None, description="host RAM for adapters; None: it holds all of them for good")
+    host_adapters: Count | None = Field(
+        None, description="how many adapters host RAM holds (vLLM's max_cpu_loras, which is max_loras by default)"
+    )
     host_starts_warm: bool = Field(default=True, description="whether host RAM is filled before the first request")
 
 

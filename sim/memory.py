@@ -13,14 +13,16 @@ from typing import NamedTuple
 
 from policies.base import Cache
 from sim.job import AdapterSlot
+from sim.options import UNLIMITED
 from sim.ticks import TICKS_PER_S
 
 
 class HostMemory(NamedTuple):
-    """Host RAM for adapters: how many bytes, and whether it is filled before the first request."""
+    """Host RAM for adapters: bytes, whether it is filled before the first request, and the most adapters in it."""
 
     capacity_bytes: int
     starts_warm: bool = True
+    capacity_adapters: int = UNLIMITED
 
 
 @dataclass(frozen=True)

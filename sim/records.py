@@ -56,7 +56,7 @@ REQUEST_COLUMNS = (
     "last_segment",  # row with its last decode step
 )
 STATUSES = ("ok", "rejected", "unfinished")
-SOURCES = ("none", "gpu", "prefetched", "inflight", "host")
+SOURCES = ("none", "gpu", "prefetched", "inflight", "host", "disk")
 
 
 class Records:

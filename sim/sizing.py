@@ -67,8 +67,7 @@ def memory_limits(config: RunConfig, hardware: Hardware, model: Model, trace: Tr
             f"{max(card, 0) // token} tokens on {config.hardware} beside {reserve} reserved bytes"
         )
         raise ConfigError([msg])
-    host_bytes = config.adapters.host_bytes
-    host = None if host_bytes is None else HostMemory(host_bytes, config.adapters.host_starts_warm)
+    host = _host_memory(config)
     if config.adapters.memory == "unified":
         return MemoryLimits(pool, pool, pool, token, host=host)
     if config.adapters.memory == "idle":
@@ -77,6 +76,14 @@ def memory_limits(config: RunConfig, hardware: Hardware, model: Model, trace: Tr
     region = _region_bytes(config, card, slot)
     kv = card - region if asked is None else min(card - region, asked * token)
     return MemoryLimits(kv + region, kv, region, token, slot, host)
+
+
+def _host_memory(config: RunConfig) -> HostMemory | None:
+    """Return what limits host RAM for adapters; None if nothing does."""
+    size_bytes, adapters = config.adapters.host_bytes, config.adapters.host_adapters
+    if size_bytes is None and adapters is None:
+        return None
+    return HostMemory(size_bytes or UNLIMITED, config.adapters.host_starts_warm, adapters or UNLIMITED)
 
 
 def slot_bytes(config: RunConfig, model: Model, trace: Trace | None) -> int:

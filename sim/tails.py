@@ -103,7 +103,7 @@ def _traits(requests: pd.DataFrame, window_s: float) -> pd.DataFrame:
             "output tokens": requests["output_tokens"],
             "adapter rank": requests["adapter_rank"],
             "adapter's share of traffic (%)": 100 * requests["adapter_id"].map(uses / len(requests)),
-            "adapter had to be loaded (%)": 100.0 * requests["adapter_source"].isin(["host", "inflight"]),
+            "adapter had to be loaded (%)": 100.0 * requests["adapter_source"].isin(["host", "disk", "inflight"]),
             f"arrivals/s, {window_s:g} s before": _per_s(arrival_s, np.ones(len(tokens)), window_s),
             f"tokens/s asked, {window_s:g} s before": _per_s(arrival_s, tokens, window_s),
         },

@@ -6,22 +6,23 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from sim.job import AdapterSlot
+from sim.memory import HostMemory
 
 
 class HostTier:
     """Adapters in pinned host memory; the disk has all of them.
 
     Args:
-        capacity_bytes: of host RAM for adapters.
-        slots: adapters that are there from the start, in this order as far as they fit.
+        memory: how much of it there is.
+        slots: all adapters; if it starts warm they are there from the start, in this order as far as they fit.
     """
 
-    def __init__(self, capacity_bytes: int, slots: Iterable[AdapterSlot]) -> None:
-        self._capacity_bytes = capacity_bytes
+    def __init__(self, memory: HostMemory, slots: Iterable[AdapterSlot]) -> None:
+        self._capacity_bytes, starts_warm, self._capacity_adapters = memory
         self._held: OrderedDict[AdapterSlot, None] = OrderedDict()
         self.held_bytes = 0
-        for slot in slots:
-            if self.held_bytes + slot.adapter.size_bytes <= self._capacity_bytes:
+        for slot in slots if starts_warm else ():
+            if not self._overflows(slot.adapter.size_bytes, 1):
                 self.take_in(slot)
 
     def has(self, slot: AdapterSlot) -> bool:
@@ -35,6 +36,10 @@ class HostTier:
         """Hold an adapter that has come from disk; the least recently used ones make room, but never this one."""
         self._held[slot] = None
         self.held_bytes += slot.adapter.size_bytes
-        while self.held_bytes > self._capacity_bytes and len(self._held) > 1:
+        while self._overflows() and len(self._held) > 1:
             oldest, _ = self._held.popitem(last=False)
             self.held_bytes -= oldest.adapter.size_bytes
+
+    def _overflows(self, more_bytes: int = 0, more_adapters: int = 0) -> bool:
+        is_too_large = self.held_bytes + more_bytes > self._capacity_bytes
+        return is_too_large or len(self._held) + more_adapters > self._capacity_adapters

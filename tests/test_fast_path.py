@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from policies.adaptive import Adaptive
-from policies.base import Cache, Prefetch, Scheduler
+from policies.base import Batch, Cache, Prefetch, Refusal, Request, Scheduler
 from policies.builtin import BUILTIN
 from policies.eviction import FIFO, GDSF, LFU, LRU, ChameleonScore, DropAfterUse, FairShare
 from policies.eviction_bounds import Belady
@@ -24,6 +24,7 @@ from policies.eviction_queues import S3FIFO, Sieve
 from policies.eviction_simple import LargestFirst, RandomEviction, SmallestFirst
 from policies.eviction_tinylfu import WTinyLFU
 from policies.lanes import LaneScheduler
+from policies.lines import Turn
 from policies.multi_queue import MultiQueue, StaticLanes
 from policies.prefetch import NoPrefetch, Queued, SLoRAPrefetch
 from policies.prefetch_adaptive import AdaptivePrefetch
@@ -31,6 +32,7 @@ from policies.prefetch_histogram import Histogram
 from policies.prefetch_order import Markov, Oracle
 from policies.prefetch_rates import PLoRA, Rate, UseWithin
 from policies.scheduling import FCFS, SJF
+from policies.skipping import SkipAdapters
 from sim.config import load_config
 from sim.core import Core
 from sim.experiment import execute
@@ -338,6 +340,20 @@ def test_one_step_at_a_time_gives_the_same_in_random_worlds(scheduler: str, data
     fast, slow = both(data.draw(st.one_of(worlds(scheduler), crowded_worlds(scheduler))))
     for what in slow:
         assert fast[what] == slow[what], what
+
+
+class OffersToAll(SkipAdapters):
+    """Asks for every line until the round ends, whether the batch has its adapter or not."""
+
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        self._lines.offer(batch, skips=Refusal.ADAPTERS, turn=lambda _: Turn.OFFER)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_lines_that_a_full_batch_cannot_take_may_be_left_out(data: st.DataObject) -> None:
+    world = replace(data.draw(worlds("skip")), distinct_adapters=data.draw(st.integers(1, 3)))
+    assert told(*play(world, None)) == told(*play(replace(world, scheduler=OffersToAll), None))
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])

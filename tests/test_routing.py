@@ -169,6 +169,12 @@ def test_toppings_avoids_a_step_beyond_its_objective() -> None:
     assert chosen(started(Toppings(decode_slo_s=2)), *replicas, of=request(A)) == 0
 
 
+def test_toppings_takes_the_emptiest_where_every_step_would_be_too_long() -> None:
+    replicas = Fake([request(BIG)] * 4), Fake(), Fake([request(A)] * 9)
+    assert chosen(started(Toppings(decode_slo_s=0.5)), *replicas, of=request(A)) == 1
+    assert chosen(started(Toppings(decode_slo_s=0.5)), replicas[0], replicas[2], of=request(A)) == 0
+
+
 def test_a_longer_average_response_makes_prefills_matter_less() -> None:
     # two requests and 10 s of prefill, or one request that waits for a step which is 8 s longer
     replicas = Fake([request(BIG)] * 3), Fake([request(A)] * 2)

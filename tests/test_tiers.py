@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from policies.base import Adapter, Batch, Request, Scheduler
+from policies.skipping import SGLang
 from sim.job import AdapterSlot
 from sim.memory import HostMemory
 from sim.options import EarlyStart
-from sim.records import Records
+from sim.records import SOURCES, Records
 from sim.tiers import HostTier
 from tests.worlds import RoundCosts, World, play, replay
 
@@ -76,16 +77,50 @@ def test_a_warm_host_needs_no_disk() -> None:
 
 def test_host_ram_forgets_the_least_recently_used() -> None:
     first, second, third = slots(40, 40, 40)
-    tier = HostTier(100, [first, second])
+    tier = HostTier(HostMemory(100), [first, second])
     assert tier.has(first)
     tier.take_in(third)
     assert (tier.has(first), tier.has(second), tier.has(third)) == (True, False, True)
     assert tier.held_bytes == 80
 
 
+def test_host_ram_may_be_limited_to_so_many_adapters() -> None:
+    first, second, third = slots(40, 1, 40)
+    tier = HostTier(HostMemory(1000, capacity_adapters=2), [first, second, third])
+    assert (tier.has(first), tier.has(second), tier.has(third)) == (True, True, False)
+    tier.take_in(third)
+    assert (tier.has(first), tier.has(second), tier.has(third)) == (False, True, True)
+
+
+def test_a_request_for_an_adapter_on_the_gpu_is_a_use_of_the_copy_on_the_host() -> None:
+    # Adapter 0 is asked for again before 1 comes, so that 1 leaves the host for 2; it must be read, and 0 must not.
+    rows = [(i * 10_000, 10, 5, adapter) for i, adapter in enumerate([0, 1, 0, 2, 0, 1])]
+    host = HostMemory(80, starts_warm=False)
+    world = World(rows, [(8, 40)] * 3, adapter_limit_bytes=80, host=host, costs=COSTS)
+    assert play(world)[1].reads["adapter"].tolist() == [0, 1, 2, 1]
+
+
+def test_a_request_tells_whether_its_adapter_was_on_the_host_or_on_disk() -> None:
+    rows = [(0, 10, 5, 0), (10_000, 10, 5, 1), (20_000, 10, 5, 0)]
+    world = World(rows, [(8, 40)] * 2, host=HostMemory(40), costs=COSTS)
+    assert [SOURCES[source] for source in column(play(world)[1], "source")] == ["host", "disk", "gpu"]
+
+
+def test_an_adapter_that_the_scheduler_has_fetched_from_disk_was_on_disk() -> None:
+    world = World(
+        [(0, 10, 5, 0)],
+        [(8, 40)],
+        scheduler=lambda: SGLang(resident_only=True),
+        host=HostMemory(40, starts_warm=False),
+        blocks_on_load=False,
+        costs=COSTS,
+    )
+    assert [SOURCES[source] for source in column(play(world)[1], "source")] == ["disk"]
+
+
 def test_an_adapter_larger_than_host_ram_passes_through() -> None:
     small, large = slots(40, 400)
-    tier = HostTier(100, [small])
+    tier = HostTier(HostMemory(100), [small])
     tier.take_in(large)
     assert (tier.has(small), tier.has(large)) == (False, True)
 
