@@ -118,7 +118,8 @@ class MultiQueue(LaneScheduler):
         refresh_s: seconds between divisions, and the window of what they look at.
         remainder: tokens beyond the minima are dealt out in proportion to the "minimum" or "equal".
         charge_adapter: "per_request", or "once" while anybody uses it.
-        lending: "pool", empty lanes' spare as long as the pool has free tokens; "net", less what is lent already.
+        lending: "pool", empty lanes' spare as long as the pool has free tokens, which may lend it more than once;
+            "net", less what is lent already.
         bypass: whether a younger request may pass a head whose adapter finds no room.
         bypass_lookahead: younger requests that are looked at; None for the whole lane.
         squash: whether a request that has passed gives way once the head could run in its place.

@@ -45,8 +45,8 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[
         "backlog_last_quarter": float(waiting[-SLICES // 4 :].mean()),
         "trend_z": _trend_z(waiting),
     }
-    # Requests that all came at once are a backlog whatever happened next.
-    is_late = numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
+    # Requests that all came at once are a backlog whatever happened next; one alone is no queue.
+    is_late = len(sent) > 1 and numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
     is_late = is_late or never >= LATE_SHARE * len(sent) > 0
     return _verdict(numbers, is_late=is_late) | numbers
 

@@ -416,6 +416,10 @@ def test_requests_that_all_came_at_once_are_a_backlog() -> None:
     assert stability(np.zeros(9), np.arange(9.0), 9.0)["verdict"] == "backlogged"
 
 
+def test_one_request_is_no_queue_however_long_it_waits() -> None:
+    assert stability(np.zeros(1), np.full(1, 3.0), 9.0)["verdict"] == "stable"
+
+
 def test_the_verdict_gives_its_numbers() -> None:
     verdict = stability(np.array([0.0, 8.0]), np.array([2.0, 9.0]), 9.0)
     assert (verdict["drain_s"], verdict["span_s"], verdict["backlog_first_half"]) == (1.0, 8.0, 0.5)
