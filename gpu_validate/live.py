@@ -87,7 +87,8 @@ def _serve(loaded: Loaded, setup: Setup, label: str) -> Served:
     poll = to_ticks(loaded.config.admission.idle_poll_s)
     with _undisturbed():
         requests = jobs(deployment, engine.core.adapters.palette)
-        Replay(engine.core, engine.device, requests, engine.records, idle_poll_ticks=poll).run()
+        most = loaded.config.client.max_concurrency
+        Replay(engine.core, engine.device, requests, engine.records, idle_poll_ticks=poll, max_concurrency=most).run()
     result = result_of(deployment, engine.records)
     iterations = iterations_table(getattr(engine.device, "iterations", []))
     return Served(result, Observed(label, result.requests, iterations, counters_of(result.summary)))

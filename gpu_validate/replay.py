@@ -6,12 +6,14 @@ produce what `sim.engine` produces, to the tick; so whatever a real run shows be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from sim.client import Client
 from sim.core import Core
 from sim.job import Job
 from sim.link import AnyTransfer, Link
+from sim.options import UNLIMITED
 from sim.records import NEVER, Records
 from sim.steps import Step
 from sim.ticks import to_ticks
@@ -54,15 +56,22 @@ class Replay:
         jobs: requests in order of arrival, their `arrival` in ticks since the start.
         records: what the core writes into.
         idle_poll_ticks: an empty engine looks for work only at multiples of this after it fell idle; 0: at once.
+        max_concurrency: most requests under way at once, see `sim.client.Client`; None: no limit.
     """
 
     def __init__(
-        self, core: Core, device: Device, jobs: Iterable[Job], records: Records, *, idle_poll_ticks: int = 0
+        self,
+        core: Core,
+        device: Device,
+        jobs: Iterable[Job],
+        records: Records,
+        *,
+        idle_poll_ticks: int = 0,
+        max_concurrency: int | None = None,
     ) -> None:
         self._core = core
         self._device = device
-        self._jobs: Iterator[Job] = iter(jobs)
-        self._next: Job | None = next(self._jobs, None)
+        self._client = Client(jobs, max_concurrency or UNLIMITED)
         self._records = records
         self._idle_poll_ticks = idle_poll_ticks
 
@@ -76,12 +85,14 @@ class Replay:
         self._deliver(device.now())
         while True:
             step = core.plan(device.now(), self._horizon)
+            self._sends_at()
             if step is not None:
                 end = device.run(step, core)
                 self._deliver(end)
                 self._records.end = end
                 core.step_finished(end)
-            elif self._next is not None or not core.is_empty:
+                self._sends_at()
+            elif self._client.has_more or not core.is_empty:
                 self._sleep()
             elif not self._deliver(device.wait(None)):  # let the last prefetches land
                 return
@@ -105,7 +116,8 @@ class Replay:
         # One at a time: what one landing starts, another channel's load say, may land before the next.
         landed = next(iter(self._device.landed(until)), None)
         while True:
-            arrival = NEVER if self._next is None else self._next.arrival
+            sending = self._sends_at()
+            arrival = NEVER if sending is None else sending
             landing = NEVER if landed is None else landed.at
             due_s = self._due_s()
             timer = NEVER if due_s is None else to_ticks(due_s)
@@ -114,7 +126,7 @@ class Replay:
                 return delivered
             delivered += 1
             if order == ARRIVAL:
-                self._submit()
+                self._core.submit(self._client.take(), at)
             elif order == LOADED and landed is not None:
                 self._records.end = at
                 self._core.loaded(landed.transfer, at)
@@ -122,18 +134,17 @@ class Replay:
             elif due_s is not None:
                 self._core.woken(due_s)
 
-    def _submit(self) -> None:
-        if self._next is not None:
-            self._core.submit(self._next, self._next.arrival)
-            self._next = next(self._jobs, None)
+    def _sends_at(self) -> int | None:
+        """Return when the next request goes; also asked whenever one may have left, which may be what it waits for."""
+        return self._client.sends_at(len(self._core.waiting) + len(self._core.live), self._device.now())
 
     def _due_s(self) -> float | None:
-        is_over = self._next is None and self._core.is_empty
+        is_over = not self._client.has_more and self._core.is_empty
         return None if is_over else self._core.wakes_at_s()
 
     def _next_known(self) -> int | None:
         due_s = self._due_s()
-        times = (self._next.arrival if self._next else None, None if due_s is None else to_ticks(due_s))
+        times = (self._sends_at(), None if due_s is None else to_ticks(due_s))
         return min((time for time in times if time is not None), default=None)
 
     def _horizon(self) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -190,6 +191,14 @@ class Batch(Protocol):
         """Merge a resident adapter into the weights, or (None) none: from the next step on only its requests run."""
 
 
+def are_finite(values: Iterable[object]) -> bool:
+    """Whether all of these are numbers, and none is infinite or not a number."""
+    try:
+        return all(map(isfinite, values))  # type: ignore[arg-type]
+    except TypeError:
+        return False
+
+
 class Policy:
     """What all seams share: a short name, and one look at the deployment before the first request."""
 
@@ -226,7 +235,14 @@ class Scheduler(Timed):
 
     def order(self, waiting: Iterable[Request], now: float) -> Iterator[Request]:
         """Yield waiting requests in the order in which they would be tried."""
-        return iter(sorted(waiting, key=lambda request: (self.key(request, now), request.id)))
+        return iter(sorted(waiting, key=lambda request: (self._finite_key(request, now), request.id)))
+
+    def _finite_key(self, request: Request, now: float) -> float:
+        rank = self.key(request, now)
+        if not are_finite((rank,)):
+            msg = f"scheduler {type(self).__name__}: key of {request!r} gave {rank!r}; a finite number is expected"
+            raise RuntimeError(msg)
+        return rank
 
     def wakes_at_step(self) -> int | None:
         """Return the count of decode steps (see `Batch.step`) at which `fill` must be asked again; None for never."""

@@ -63,6 +63,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "router": {
         "round-robin": "policies.routing:RoundRobin",
+        "random": "policies.routing:Random",
         "least-loaded": "policies.routing:LeastLoaded",
         "affinity": "policies.routing:Affinity",
         "punica": "policies.routing:Punica",

@@ -6,6 +6,7 @@ Requests never move once they are sent, so what a system does about a bad choice
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from math import ceil
 
 from policies.arguments import at_least
@@ -31,6 +32,25 @@ class RoundRobin(Router):
     def choose(self, request: Request, replicas: Sequence[Replica], now: float) -> int:  # noqa: ARG002 - no clock
         """Return the request's number modulo the replicas; requests are numbered as they arrive."""
         return request.id % len(replicas)
+
+
+class Random(Router):
+    """Take any replica, all alike, by a lot for each request's number.
+
+    Attributes:
+        seed: of the lots, which are the same in every run: systems are compared on the same choices.
+    """
+
+    name = "random"
+    source = "the textbook's split of a Poisson stream"
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def choose(self, request: Request, replicas: Sequence[Replica], now: float) -> int:  # noqa: ARG002 - no clock
+        """Return the index of the request's lot."""
+        lot = blake2b(f"{self.seed}/{request.id}".encode(), digest_size=6)
+        return int.from_bytes(lot.digest()) * len(replicas) >> 48
 
 
 class LeastLoaded(Router):

@@ -20,6 +20,8 @@ from sim.tiers import HostTier
 
 BASE_MODEL, RESIDENT, PREFETCHED, IN_FLIGHT, ON_HOST, ON_DISK = range(len(SOURCES))
 
+MOST_WANTED_AT_ONCE = 1_000_000  # a prefetcher that never ends would hang the run
+
 
 class AdapterTraffic:
     """Loads, prefetches and evictions on one GPU.
@@ -181,8 +183,11 @@ class AdapterTraffic:
         now_s = now / TICKS_PER_S
         wants_any = False
         asked: list[Adapter] = []
-        for adapter in self._prefetch.wanted(waiting, now_s):
+        for count, adapter in enumerate(self._prefetch.wanted(waiting, now_s)):
             wants_any = True
+            if count > MOST_WANTED_AT_ONCE:
+                msg = f"prefetch {type(self._prefetch).__name__}: wanted has named {count} adapters and goes on"
+                raise RuntimeError(msg)
             if not self._is_brought(self.slots[adapter], now):
                 break
             asked.append(adapter)

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 from typing import NamedTuple
 
+import numpy as np
 import simpy
 
-from policies.base import Adapter, Cache, Facts, IntArray, Prefetch, Request, Router, Scheduler
+from policies.base import (
+    Adapter,
+    Cache,
+    Facts,
+    FloatArray,
+    IntArray,
+    Predictor,
+    Prefetch,
+    Request,
+    Router,
+    Scheduler,
+)
 from sim.config import Loaded, RunConfig
 from sim.core import Core
 from sim.costs import CostModel
@@ -29,7 +42,7 @@ from sim.sizing import engine_options, loading_costs, memory_limits, parallel_of
 from sim.ticks import TICKS_PER_S, to_seconds, to_ticks
 from sim.trace import Trace
 from sim.workload import make_trace, streams
-from sim.yamlfile import ConfigError
+from sim.yamlfile import ConfigError, Marks, Problem, find_mark
 
 LONGEST_SPAN_S = 4e6  # int64 picoseconds end at 9.2e6 s, and queues need time to empty
 ROWS_AT_ONCE = 4096  # a million requests as Python ints would take as much memory as all records
@@ -91,8 +104,10 @@ def deploy(
         ValueError: if the hardware, the model or the trace is.
     """
     config = loaded.config
+    _check_client(loaded)
     parallel = parallel_of(config)
     hardware, model = gpu or load_hardware(config.hardware), load_model(config.model)
+    _check_parallel(loaded, model)
     trace = make_trace(config.workload, config.seed) if trace is None else trace
     _check_span(trace)
     costs = CostModel(
@@ -115,12 +130,22 @@ def deploy(
     predictor = resolve(config.predictor, "predictor", marks=loaded.marks)
     predictor.start(facts)
     uniform = streams(config.seed)["prediction"].random(len(trace))
-    predicted = predictor.predict(trace.prompt_tokens, trace.output_tokens, uniform)
+    predicted = _predicted(predictor, trace, uniform, loaded.marks)
     policies = tuple(_policies(loaded, facts) for _ in range(config.replicas))
     _check_unshared(policies)
     router = resolve(config.router, "router", marks=loaded.marks)
     router.start(facts)
     return Deployment(config, hardware, model, costs, limits, options, trace, adapters, predicted, policies, router)
+
+
+def _predicted(predictor: Predictor, trace: Trace, uniform: FloatArray, marks: Marks) -> IntArray:
+    predicted = np.asarray(predictor.predict(trace.prompt_tokens, trace.output_tokens, uniform))
+    if predicted.shape != (len(trace),) or predicted.dtype.kind not in "iu" or predicted.min(initial=1) < 1:
+        key = ("predictor",)
+        got = f"{predicted.dtype} of shape {predicted.shape}, from {predicted.min(initial=1)} up"
+        message = f"{type(predictor).__name__}.predict gave {got}; {len(trace)} whole numbers from 1 up are expected"
+        raise ConfigError([Problem(key, message, find_mark(marks, key))])
+    return predicted
 
 
 def _policies(loaded: Loaded, facts: Facts) -> Policies:
@@ -170,7 +195,13 @@ def _play_alone(deployment: Deployment, until: int | None = None) -> Records:
         records,
         idle_poll_ticks=to_ticks(deployment.config.admission.idle_poll_s),
     )
-    simulate(env, [replica], jobs(deployment, replica.core.adapters.palette), lambda _: replica, until)
+    requests = jobs(deployment, replica.core.adapters.palette)
+    most = deployment.config.client.max_concurrency
+    try:
+        simulate(env, [replica], requests, lambda _: replica, until, max_concurrency=most)
+    except Exception as error:
+        error.add_note(f"at {to_seconds(int(env.now)):g} s of the run with seed {deployment.config.seed}")
+        raise
     return records
 
 
@@ -192,6 +223,26 @@ def _rows(deployment: Deployment) -> Iterator[tuple[int, int, int, int, int]]:
     for start in range(0, len(trace), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         yield from zip(*(column[rows].tolist() for column in columns), strict=True)
+
+
+def _check_parallel(loaded: Loaded, model: Model) -> None:
+    heads, gpus = gcd(model.heads, model.kv_heads), loaded.config.parallel.tensor
+    if heads % gpus:
+        key = ("parallel", "tensor")
+        allowed = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+        message = (
+            f"{loaded.config.model} has {model.heads} heads and {model.kv_heads} of KV; {allowed} share them alike"
+        )
+        raise ConfigError([Problem(key, f"{message} (got {gpus})", find_mark(loaded.marks, key))])
+
+
+def _check_client(loaded: Loaded) -> None:
+    if loaded.config.client.max_concurrency is not None and loaded.config.replicas > 1:
+        key = ("client", "max_concurrency")
+        message = (
+            f"replicas are simulated each in a time of its own: it needs replicas: 1, got {loaded.config.replicas}"
+        )
+        raise ConfigError([Problem(key, message, find_mark(loaded.marks, key))])
 
 
 def _check_span(trace: Trace) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from sim.costs import EngineCosts
-from sim.mechanism import Adapters, Admission, Limits, Loading, Memory, Parallelism, Section
+from sim.mechanism import Adapters, Admission, Limits, LoadGenerator, Loading, Memory, Parallelism, Section
 from sim.names import SEAMS
 from sim.options import PrefillMode
 from sim.workload import WorkloadConfig
@@ -59,6 +59,7 @@ class RunConfig(Section):
     predictor: PolicySpec = Field({"kind": "confusion"}, description="output lengths as policies see them")
     replicas: int = Field(1, ge=1, le=1000, description="engines alike, each with its own GPU, link and policies")
     router: PolicySpec = Field({"kind": "round-robin"}, description="which replica serves a request")
+    client: LoadGenerator = LoadGenerator()
     workload: WorkloadConfig = WorkloadConfig.model_validate({})
     hardware: str = Field("a40", description="packaged profile, or the path of one")
     model: str = Field("llama-7b", description="base model")

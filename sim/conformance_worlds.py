@@ -114,6 +114,7 @@ class World:
     ttft_slo_s: float = 5.0
     slot_bytes: int | None = None
     host: HostMemory | None = None
+    max_concurrency: int | None = None
     mechanism: Mapping[str, Any] = field(default_factory=dict)  # further `EngineOptions`
 
 
@@ -183,7 +184,8 @@ def play(world: World, boundary: Callable[[Core], None] | None = Core.check) -> 
         idle_poll_ticks=world.idle_poll_ticks,
         boundary=boundary,
     )
-    simulate(env, [replica], jobs_of(world, replica.core), lambda _: replica)
+    jobs = jobs_of(world, replica.core)
+    simulate(env, [replica], jobs, lambda _: replica, max_concurrency=world.max_concurrency)
     return replica.core, records
 
 

@@ -53,11 +53,11 @@ HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "prompt_s", "lau
 
 def _on_host(engine: EngineCosts, hardware: Hardware) -> EngineCosts:
     """Return what an engine's software costs on this machine's CPU."""
-    host = hardware.host
-    if host is None:
-        return engine
-    times = {name: getattr(engine, name) * host.factor for name in HOST_TIMES}
-    return engine.model_copy(update={**times, "api_s": engine.api_s * (host.api_factor or host.factor)})
+    host, given = hardware.host, engine.host_factor
+    factor = 1.0 if host is None else host.factor
+    api_factor = factor if host is None else host.api_factor or factor
+    times = {name: getattr(engine, name) * (given or factor) for name in HOST_TIMES}
+    return engine.model_copy(update={**times, "api_s": engine.api_s * (given or api_factor)})
 
 
 class CostModel:

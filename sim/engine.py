@@ -14,9 +14,11 @@ import simpy
 from simpy.events import EventPriority
 
 from sim.channels import AnyChannel, channels
+from sim.client import Client
 from sim.core import Core
 from sim.job import AdapterSlot, Job
 from sim.link import AnyTransfer
+from sim.options import UNLIMITED
 from sim.records import Records
 from sim.steps import Step
 from sim.ticks import to_ticks
@@ -40,13 +42,13 @@ class Moment(simpy.Event):
 
 
 class Bell(simpy.Event):
-    """What a sleeping engine waits for."""
+    """What a sleeping engine waits for, or a client that may send nothing."""
 
-    def ring(self, delay: int) -> None:
-        """Wake the engine at the step boundary after `delay` ticks."""
+    def ring(self, delay: int, order: EventPriority) -> None:
+        """Wake who waits after `delay` ticks, in its place among simultaneous events."""
         self._ok = True
         self._value = None
-        self.env.schedule(self, BOUNDARY, delay)
+        self.env.schedule(self, order, delay)
 
 
 class SimChannel:
@@ -117,6 +119,8 @@ class SimLink:
 class Replica:
     """One engine: a core, its link and its iteration loop; `step` is what it is doing, None while it is idle.
 
+    `left` is called whenever requests may have left it, before it plans by what comes next.
+
     Args:
         env: the SimPy environment, its time in integer ticks.
         build: makes the core around the link that it is given.
@@ -144,6 +148,7 @@ class Replica:
         self._timer_s: float | None = None
         self._fruitless = 0
         self.step: Step | None = None
+        self.left: Callable[[], None] | None = None
         self.is_last_call = False  # no more arrivals
         env.process(self._serve())
 
@@ -154,6 +159,11 @@ class Replica:
             self._arm()
         if self._bell is not None:
             self._wake(self._bell)
+
+    @property
+    def under_way(self) -> int:
+        """Requests that were submitted and have not left."""
+        return len(self.core.waiting) + len(self.core.live)
 
     def check_served(self) -> None:
         """Raise RuntimeError if requests are left when nothing more will happen."""
@@ -171,6 +181,8 @@ class Replica:
             self.step = step = plan(now, horizon)
             if core.timed:
                 self._arm()
+            if self.left is not None:
+                self.left()
             if step is None:
                 self._bell = Bell(env)
                 self._idle_since = now
@@ -180,12 +192,16 @@ class Replica:
                 yield Moment(env, step.ticks, BOUNDARY)
                 records.end = now + step.ticks
                 step_finished(records.end)
+                if self.left is not None:
+                    self.left()
 
     def _horizon(self) -> int | None:
         # Nothing else but arrivals, transfers and timers stands in the event queue while the engine plans; what
         # policies have declared in this very round must stand there too.
         if self.core.timed:
             self._arm()
+        if self.left is not None:
+            self.left()
         time = self._env.peek()
         return None if time == inf else int(time)
 
@@ -201,7 +217,7 @@ class Replica:
         delay = 0
         if self._idle_poll_ticks and not self.core.live:
             delay = (self._idle_since - int(self._env.now)) % self._idle_poll_ticks
-        bell.ring(delay)
+        bell.ring(delay, BOUNDARY)
 
     def _arm(self) -> None:
         """Have the policies woken when they now want to be; a time that they wanted before is forgotten."""
@@ -227,12 +243,60 @@ class Replica:
             self._wake(self._bell)
 
 
+class Arrivals:
+    """Sends a client's requests to the engines, and tells these when there are no more.
+
+    Args:
+        env: the environment that the replicas live in.
+        replicas: the engines.
+        client: has the requests.
+        route: which replica takes a request, asked when it is sent.
+    """
+
+    def __init__(
+        self, env: simpy.Environment, replicas: list[Replica], client: Client, route: Callable[[Job], Replica]
+    ) -> None:
+        self._env = env
+        self._replicas = replicas
+        self._client = client
+        self._route = route
+        self._bell: Bell | None = None
+        env.process(self._send())
+
+    def _send(self) -> Process:
+        env, client, route = self._env, self._client, self._route
+        while client.has_more:
+            now = int(env.now)
+            at = client.sends_at(self._under_way(), now)
+            if at is None:
+                self._bell = Bell(env)
+                yield self._bell
+            elif at > now:
+                yield Moment(env, at - now, ARRIVAL)
+            else:
+                job = client.take()
+                route(job).submit(job)
+        for replica in self._replicas:
+            replica.is_last_call = True
+
+    def _under_way(self) -> int:
+        return sum(replica.under_way for replica in self._replicas)
+
+    def left(self) -> None:
+        """Go on sending if requests have left and it had to stop."""
+        if self._bell is not None and self._client.sends_at(self._under_way(), int(self._env.now)) is not None:
+            bell, self._bell = self._bell, None
+            bell.ring(0, ARRIVAL)
+
+
 def simulate(
     env: simpy.Environment,
     replicas: list[Replica],
     jobs: Iterable[Job],
     route: Callable[[Job], Replica],
     until: int | None = None,
+    *,
+    max_concurrency: int | None = None,
 ) -> None:
     """Run until every request has left, or up to a tick, whoever is still there.
 
@@ -240,23 +304,16 @@ def simulate(
         env: the environment that the replicas live in.
         replicas: the engines.
         jobs: in order of arrival, drawn one at a time.
-        route: which replica takes a request, asked at its arrival.
+        route: which replica takes a request, asked when it is sent.
         until: the tick at which to stop, before anything happens at it; None: when nothing more will happen.
+        max_concurrency: most requests under way at once, see `sim.client.Client`; None: no limit.
 
     Raises:
         RuntimeError: if requests are left waiting although nothing more will happen.
     """
-
-    def arrive() -> Process:
-        for job in jobs:
-            delay = job.arrival - int(env.now)
-            if delay:
-                yield Moment(env, delay, ARRIVAL)
-            route(job).submit(job)
-        for replica in replicas:
-            replica.is_last_call = True
-
-    env.process(arrive())
+    arrivals = Arrivals(env, replicas, Client(jobs, max_concurrency or UNLIMITED), route)
+    for replica in replicas:
+        replica.left = None if max_concurrency is None else arrivals.left
     env.run(until)
     if until is not None:
         return

@@ -58,6 +58,7 @@ class EngineCosts(Strict):
         prompt_s: host time per prompt of which an iteration prefills a chunk.
         api_s: between a client and the engine, both ways, before the client has its first token. It shifts every
             request alike, so no simulated run contains it: whoever compares with a client's clock adds it.
+        host_factor: on the host times above, in place of the hardware profile's; None: the profile's.
     """
 
     host_s: Seconds = 0.0
@@ -79,6 +80,7 @@ class EngineCosts(Strict):
     batched_s: Seconds = 0.0
     prompt_s: Seconds = 0.0
     api_s: Seconds = 0.0
+    host_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sim.build import Deployment, deploy, play
-from sim.config import Loaded, load_config
+from sim.config import Loaded, RunConfig, load_config
 from sim.faults import told_of_answers, told_of_code
+from sim.hardware import Hardware
 from sim.idle_settings import idle_settings
 from sim.names import SEAMS, did_you_mean
 from sim.records import Records
@@ -40,7 +41,7 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
         rate: requests per second.
         requests: how many requests to draw, or rows of a trace file to read.
         scale: both lengths are divided by this.
-        trace: a trace file, or a `Trace` that is used as it is.
+        trace: a trace file, or a `Trace` that is used as it is; then none of the four above may be given.
         seed: of the workload and of prediction errors.
         hardware: a packaged profile such as "a40", or the path of one.
         model: base model, such as "llama-7b".
@@ -56,6 +57,10 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
     """
     _check_seams(policies)
     given = trace if isinstance(trace, Trace) else None
+    words = {"workload": workload, "rate": rate, "requests": requests, "scale": scale}
+    if given is not None and (idle := [word for word, value in words.items() if value is not None]):
+        msg = f"a Trace is used as it is: {', '.join(idle)} would change nothing beside it"
+        raise ValueError(msg)
     file = None if given is not None or trace is None else str(trace)
     drawn: dict[str, Any] = {
         "preset": workload,
@@ -97,6 +102,15 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
     return result_of(deployment, *records)
 
 
+def _warnings(config: RunConfig, hardware: Hardware, records: Sequence[Records]) -> list[str]:
+    warnings = list(hardware.warnings(max(int(one.prefills["tokens"].max(initial=1)) for one in records)))
+    factor = 1.0 if hardware.host is None or config.costs.host_factor is not None else hardware.host.factor
+    if factor != 1:
+        machine = f"the machine of the runs that {config.hardware} was fitted to"
+        warnings.append(f"host times are x {factor:g}: those of {machine}, not of the card (costs.host_factor sets it)")
+    return warnings
+
+
 def result_of(deployment: Deployment, *records: Records) -> Result:
     """Return what a deployment's run left behind, one `Records` per replica, whoever drove it, as results."""
     config, hardware = deployment.config, deployment.hardware
@@ -113,6 +127,6 @@ def result_of(deployment: Deployment, *records: Records) -> Result:
         ttft_slo_s=config.ttft_slo_s,
         cost_origins=hardware.told_origins,
         idle_settings=idle_settings(config),
-        cost_warnings=hardware.warnings(max(int(one.prefills["tokens"].max(initial=1)) for one in records)),
+        cost_warnings=_warnings(config, hardware, records),
     )
     return Result(outcome, config.model_dump(mode="json"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +11,9 @@ from typing import NamedTuple
 from sim.config import Loaded
 from sim.names import SEAMS
 from sim.plugins import class_of
+from sim.provenance import is_users, own_files
 from sim.yamlfile import ConfigError, Problem
 
-OURS = tuple(Path(__file__).resolve().parents[1] / name for name in ("sim", "policies", "gpu_validate"))
-INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 # What a wrong answer makes of our own code; anything else it raises is a mistake in the workload or the hardware.
 LED_TO = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -57,7 +54,7 @@ def told_of_code(loaded: Loaded) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a hook that leaves by sys.exit would take the command along
         found = strangers(loaded)
         if not found or not (frames := _own_frames(error, found)):
             raise
@@ -87,24 +84,10 @@ def strangers(loaded: Loaded) -> list[Stranger]:
     for seam in SEAMS:
         kind = getattr(loaded.config, seam)["kind"]
         cls = class_of(kind, seam, marks=loaded.marks)
-        if files := frozenset(file for file in map(_source, cls.__mro__) if file and not _is_in(file, OURS)):
+        if files := own_files(cls):
             name = kind if isinstance(kind, str) else cls.__qualname__
             found.append(Stranger(seam, name, files, isinstance(kind, str)))
     return found
-
-
-def _source(cls: type) -> Path | None:
-    """Return the file that defines a class; None if nobody knows, or the standard library does."""
-    try:
-        file = inspect.getsourcefile(cls)
-    except TypeError:  # built in
-        return None
-    path = None if file is None else Path(file).resolve()
-    return None if path is None or (_is_in(path, INSTALLED[:1]) and not _is_in(path, INSTALLED[1:])) else path
-
-
-def _is_in(file: Path, folders: tuple[Path, ...]) -> bool:
-    return any(file.is_relative_to(folder) for folder in folders)
 
 
 def _own_frames(error: BaseException, found: list[Stranger]) -> list[traceback.FrameSummary]:
@@ -122,7 +105,7 @@ def _is_strange(filename: str, files: frozenset[Path]) -> bool:
     if filename.startswith("<"):
         return False
     path = Path(filename).resolve()
-    return path in files or not _is_in(path, (*OURS, *INSTALLED))
+    return path in files or is_users(path)
 
 
 def _failed(error: BaseException, frames: list[traceback.FrameSummary], found: list[Stranger]) -> str:
@@ -141,7 +124,7 @@ def _names(found: list[Stranger]) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
 
 
 def _advice(found: list[Stranger], does: str) -> str:

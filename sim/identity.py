@@ -8,7 +8,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from policies.builtin import BUILTIN
 from sim.names import SEAMS
+from sim.plugins import class_of
+from sim.provenance import users_files
+from sim.yamltext import ConfigError
 
 SUFFIXES = {".py", ".yaml"}
 
@@ -25,7 +29,10 @@ def source_sha256() -> str:
 
 
 def files_sha256(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hash of each file that a resolved configuration names: trace, hardware profile, policies."""
+    """Return the hash of each file that a resolved configuration names: trace, hardware profile, policies.
+
+    Of a policy these are its own files and those of the user's that they import; of an installed one, its own.
+    """
     return {str(path): sha256(path.read_bytes()).hexdigest() for path in _named(config) if path.is_file()}
 
 
@@ -35,6 +42,14 @@ def _named(config: Mapping[str, Any]) -> Iterator[Path]:
         yield Path(trace)
     yield Path(str(config.get("hardware", "")))
     for seam in SEAMS:
-        kind = str(config.get(seam, {}).get("kind", ""))
+        yield from _policy_files(str(config.get(seam, {}).get("kind", "")), seam)
+
+
+def _policy_files(kind: str, seam: str) -> Iterator[Path]:
+    if not kind or kind in BUILTIN[seam]:
+        return
+    try:
+        yield from sorted(users_files(class_of(kind, seam)))
+    except ConfigError:  # it cannot be imported, and whoever runs it will be told so
         if ".py:" in kind:
             yield Path(kind.rpartition(":")[0])

@@ -6,6 +6,7 @@ from typing import Literal
 
 from policies.base import Adapter, Request
 from sim.records import NEVER
+from sim.ticks import to_seconds
 
 KvPlace = Literal["none", "gpu", "host"]
 
@@ -104,6 +105,11 @@ class Job:
         self.slot = slot
         self.base_tokens = request.prompt_tokens  # KV tokens with which it joins the decode batch
         self.left_tokens = reserved_tokens  # those of the reserved that are still to come then
+
+    def is_sent(self, tick: int) -> None:
+        """Take note that its client held it back until now."""
+        self.arrival = tick
+        self.request.arrival_s = to_seconds(tick)
 
     @property
     def needs_prefill(self) -> bool:

@@ -123,6 +123,16 @@ class Loading(Section):
     merge_s: Seconds = Field(0.015, description="time to merge an adapter into the weights, or to take it out again")
 
 
+class LoadGenerator(Section):
+    """Who sends the requests."""
+
+    max_concurrency: Count | None = Field(
+        None,
+        description="most requests under way at once; others wait at the client, in no latency (a closed loop, as "
+        "`vllm bench serve --max-concurrency`); None: each is sent when it is due",
+    )
+
+
 class Parallelism(Section):
     """GPUs that work as one engine."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from policies.base import Cache
+from policies.base import Cache, are_finite
 from sim.job import AdapterSlot
 from sim.options import UNLIMITED
 from sim.ticks import TICKS_PER_S
@@ -120,7 +120,7 @@ class GpuMemory:
         if not self._lacks(0, slot.size):
             return True
         rivals = [one for one in self.idle if not one.queued]
-        *scores, own = self._cache.scores([*(one.adapter for one in rivals), slot.adapter], now / TICKS_PER_S)
+        *scores, own = self._scores([*rivals, slot], now)
         lower = {one: score for one, score in zip(rivals, scores, strict=True) if score < own}
         order = sorted(lower, key=lambda one: (lower[one], one.last_used, one.index))
         return self._evict_from(order, slot, now)
@@ -218,9 +218,19 @@ class GpuMemory:
 
     def _ranked(self, slots: Iterable[AdapterSlot], now: int) -> list[AdapterSlot]:
         idle = list(slots)
-        scores = self._cache.scores([slot.adapter for slot in idle], now / TICKS_PER_S)
+        scores = self._scores(idle, now)
         order = sorted(
             zip(idle, scores, strict=True),
             key=lambda pair: (pair[0].queued > 0, pair[1], pair[0].last_used, pair[0].index),
         )
         return [slot for slot, _ in order]
+
+    def _scores(self, slots: Sequence[AdapterSlot], now: int) -> Sequence[float]:
+        scores = self._cache.scores([slot.adapter for slot in slots], now / TICKS_PER_S)
+        if len(scores) != len(slots) or not are_finite(scores):
+            msg = (
+                f"cache {type(self._cache).__name__}: scores of {len(slots)} adapters gave {list(scores)!r:.200}; "
+                "a finite number for each is expected"
+            )
+            raise RuntimeError(msg)
+        return scores

@@ -105,10 +105,11 @@ def _region_bytes(config: RunConfig, card: int, slot: int | None) -> int:
         key, region = "reserved_bytes", adapters.reserved_bytes
     else:
         key, region = "slots", None if adapters.slots is None else adapters.slots * slot
-    if region is None or not 0 < region < card:
-        given = getattr(adapters, key)
-        size = "" if slot is None else f" of {slot} bytes each"
-        msg = f"adapters.{key}: memory: {adapters.memory} needs a size below {card} bytes, got {given}{size}"
+    if region is None:
+        raise ConfigError([f"adapters.{key}: adapters.memory: {adapters.memory} needs it"])
+    if not 0 < region < card:
+        most = f"at most {card - 1} bytes" if slot is None else f"at most {(card - 1) // slot}, of {slot} bytes each,"
+        msg = f"adapters.{key}: {most} fit beside the model on {config.hardware}, got {getattr(adapters, key)}"
         raise ConfigError([msg])
     return region
 

@@ -15,6 +15,7 @@ TREND_Z = 2.33  # 1 % one-sided
 GROWTH = 2.0
 LATE_SHARE = 0.02
 DEEP_SHARE = 0.05
+LEAST_WAITING = 1.0
 
 
 def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[str, Any]:
@@ -24,7 +25,9 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[
     left over without such a trend, or the queue was deep at some time. `stable`: neither.
     Left over: the last admission comes 2 % of the span of arrivals after the last arrival, or 2 % were never admitted.
     Grown: the mean number waiting rises over 20 slices of the span (Mann-Kendall test, 1 %), and is in the last quarter
-    at least twice that of the first half. Deep: one of 20 batches, by order of arrival, waited 5 % of the span.
+    at least twice that of the first half. Either only counts if at least one waited on average in the last quarter: in
+    a short run at low load the last request alone may be late. Deep: one of 20 batches, by order of arrival, waited
+    5 % of the span.
 
     Args:
         sent_s: shape (n,), when requests came, rejected ones left out.
@@ -46,7 +49,8 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[
         "trend_z": _trend_z(waiting),
     }
     # Requests that all came at once are a backlog whatever happened next; one alone is no queue.
-    is_late = len(sent) > 1 and numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
+    is_queue = len(sent) > 1 and (numbers["span_s"] == 0 or numbers["backlog_last_quarter"] >= LEAST_WAITING)
+    is_late = is_queue and numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
     is_late = is_late or never >= LATE_SHARE * len(sent) > 0
     return _verdict(numbers, is_late=is_late) | numbers
 
@@ -76,7 +80,7 @@ def _verdict(numbers: dict[str, Any], *, is_late: bool) -> dict[str, Any]:
     span_s, drain_s, first, last = (
         numbers[name] for name in ("span_s", "drain_s", "backlog_first_half", "backlog_last_quarter")
     )
-    is_growing = last >= GROWTH * first and numbers["trend_z"] >= TREND_Z
+    is_growing = last >= max(GROWTH * first, LEAST_WAITING) and numbers["trend_z"] >= TREND_Z
     is_deep = numbers["max_delay_s"] >= DEEP_SHARE * span_s > 0
     waits = is_late or is_deep or is_growing
     verdict = "overloaded" if is_late and is_growing else "backlogged" if waits else "stable"

@@ -248,6 +248,7 @@ def worlds(draw: Draw, scheduler: str) -> World:
         predicted=predictions(one_of(draw, (1.0,), (0.0, 1.0, 2.0))),
         ttft_slo_s=one_of(draw, 0.01, 1.0),
         host=one_of(draw, None, None, HostMemory(150), HostMemory(400, starts_warm=False)),
+        max_concurrency=one_of(draw, None, None, None, 1, 2, 5),
         mechanism=mechanism(draw),
     )
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import sim
-from policies.base import Adapter, Cache
+from policies.base import Adapter, Cache, FloatArray, IntArray, Predictor, Prefetch, Request, Scheduler
 from policies.eviction import LRU
 from sim.config import load_config
 from sim.faults import PolicyError, strangers
+from sim.yamlfile import ConfigError
 
 TIGHT = ("adapters.memory=unified", "memory.kv_pool_tokens=6000")
 
@@ -49,7 +53,9 @@ def test_a_policy_that_raises_before_the_run_is_named() -> None:
 
 
 def test_an_answer_that_the_engine_cannot_use_is_laid_to_the_policy_that_is_not_ours() -> None:
-    with pytest.raises(PolicyError, match=r"^cache Silent: an answer has led the engine to TypeError: '<' not supp"):
+    with pytest.raises(
+        PolicyError, match=r"^cache Silent: an answer has led the engine to RuntimeError: cache Silent: "
+    ):
         sim.run(cache=Silent, requests=300, changes=TIGHT)
 
 
@@ -77,3 +83,66 @@ def test_a_strangers_files_are_its_own_and_not_those_of_our_base(tmp_path: Path)
     (mine := tmp_path / "mine.py").write_text("from policies.eviction import LRU\nclass Mine(LRU):\n    'As LRU.'\n")
     (only,) = strangers(load_config("chameleon", (f"cache.kind={mine}:Mine",)))
     assert (only.seam, only.files, only.is_named) == ("cache", frozenset({mine.resolve()}), True)
+
+
+class Leaves(Cache):
+    def used(self, adapter: Adapter, now: float) -> None:
+        raise SystemExit(3)
+
+
+class Vague(Scheduler):
+    def key(self, request: Request, now: float) -> float:
+        return float("nan")
+
+
+class Endless(Prefetch):
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:
+        for request in waiting:
+            while request.adapter is not None:
+                yield request.adapter
+
+
+class Short(Predictor):
+    def predict(self, prompt_tokens: IntArray, output_tokens: IntArray, uniform: FloatArray) -> IntArray:
+        return output_tokens[1:]
+
+
+class Fractional(Predictor):
+    def predict(self, prompt_tokens: IntArray, output_tokens: IntArray, uniform: FloatArray) -> Any:
+        return output_tokens * np.nan
+
+
+@pytest.mark.parametrize(
+    ("policies", "told"),
+    [
+        ({"cache": Leaves}, "cache Leaves failed: SystemExit: 3"),
+        ({"scheduler": Vague}, r"scheduler Vague: key of Request\(0, .* gave nan; a finite number is expected"),
+        ({"prefetch": Endless}, "prefetch Endless: wanted has named 1000001 adapters and goes on"),
+    ],
+)
+def test_an_answer_of_the_wrong_kind_ends_the_run(policies: dict[str, Any], told: str) -> None:
+    with pytest.raises(PolicyError, match=told):
+        sim.run("slora", requests=300, rate=12, changes=TIGHT, **policies)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), "high", None])
+def test_a_score_that_is_no_finite_number_ends_the_run_even_where_only_one_adapter_is_idle(score: Any) -> None:
+    class Odd(Cache):
+        def score(self, adapter: Adapter, now: float) -> float:
+            return score  # type: ignore[no-any-return]
+
+    with pytest.raises(PolicyError, match=r"cache Odd: scores of \d+ adapters gave .*finite number for each") as told:
+        sim.run("slora", requests=300, rate=12, changes=TIGHT, cache=Odd)
+    assert " s of the run with seed 0" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "told"),
+    [
+        (Short, r"predictor: Short.predict gave int64 of shape \(9,\), .*; 10 whole numbers from 1 up are expected"),
+        (Fractional, r"Fractional.predict gave float64 of shape \(10,\)"),
+    ],
+)
+def test_a_prediction_of_the_wrong_kind_is_told_before_the_run(predictor: type[Predictor], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        sim.run("slora", requests=10, predictor=predictor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ COLUMNS = [
     "e2el_s",
     "itl_max_s",
     "client_queue_time_s",
+    "isolated_s",
     "queue_s",
     "adapter_wait_s",
     "prefill_s",
@@ -120,8 +122,8 @@ def tiny() -> Run:
     )
 
 
-def table(run: Run, **options: float) -> pd.DataFrame:
-    return requests_frame(run.trace, run.records, run.adapter_bytes, run.predicted_tokens, **options)
+def table(run: Run, ttft_slo_s: float | None = None) -> pd.DataFrame:
+    return requests_frame(replace(run, ttft_slo_s=ttft_slo_s))
 
 
 def test_the_requests_table_has_the_columns_of_the_file_in_order() -> None:
@@ -190,7 +192,7 @@ def test_each_request_names_its_replica() -> None:
     run = tiny()
     second = Records()
     add_request(second, 3, {"arrival": 99 * S})
-    frame = requests_frame(run.trace, (*run.records, second), SIZES, run.predicted_tokens)
+    frame = requests_frame(replace(run, records=(*run.records, second)))
     assert frame["replica"].fillna(-1).tolist() == [0, 0, 0, 1]
 
 
@@ -478,3 +480,17 @@ def test_requests_that_were_stopped_count_as_waiting_to_their_end() -> None:
     overloaded = sim.run("fastserve", "paper", rate=12, requests=400, changes="memory.kv_pool_tokens=3000")
     assert overloaded.summary["stability"]["verdict"] != "stable"
     assert overloaded.summary["stability"]["drain_s"] > 10
+
+
+def test_a_trace_of_ones_own_is_used_as_it_is_or_refused() -> None:
+    trace = sim.run("slora", requests=5).run.trace
+    with pytest.raises(ValueError, match="a Trace is used as it is: rate, scale would change nothing"):
+        sim.run("slora", trace=trace, rate=3, scale=2)
+    assert len(sim.run("slora", trace=trace).requests) == 5
+
+
+def test_late_requests_are_no_backlog_where_hardly_anybody_waits() -> None:
+    result = sim.run(system="chameleon", workload="azure-conv", rate=1, requests=500, seed=0)
+    numbers = result.summary["stability"]
+    assert numbers["backlog_last_quarter"] > 2 * numbers["backlog_first_half"]
+    assert numbers["verdict"] == "stable"

@@ -10,7 +10,7 @@ import pytest
 from policies.base import Adapter, Facts, Replica, Request, Router
 from policies.builtin import BUILTIN
 from policies.placement import LoRAServe
-from policies.routing import Affinity, LeastLoaded, Punica, RoundRobin
+from policies.routing import Affinity, LeastLoaded, Punica, Random, RoundRobin
 from policies.routing_costs import DLoRA, Toppings
 from sim.plugins import resolve
 
@@ -268,3 +268,12 @@ def test_a_router_asked_twice_answers_the_same(name: str) -> None:
         answers = {router.choose(asked, replicas, 30.0 * id_) for _ in range(3)}
         assert len(answers) == 1
         assert answers <= {0, 1, 2}
+
+
+def test_random_routing_is_even_and_the_same_in_every_run() -> None:
+    def choices(seed: int) -> list[int]:
+        return [chosen(Random(seed=seed), Fake(), Fake(), Fake(), of=request(A, id_=i)) for i in range(3000)]
+
+    first = choices(0)
+    assert first == choices(0) != choices(1)
+    assert all(abs(first.count(index) - 1000) < 100 for index in range(3))

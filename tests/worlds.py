@@ -15,7 +15,8 @@ def replay(world: World) -> tuple[Core, Records]:
     records = Records()
     device = ModelledDevice()
     core = core_of(world, device, records)
-    Replay(core, device, jobs_of(world, core), records, idle_poll_ticks=world.idle_poll_ticks).run()
+    poll, most = world.idle_poll_ticks, world.max_concurrency
+    Replay(core, device, jobs_of(world, core), records, idle_poll_ticks=poll, max_concurrency=most).run()
     return core, records
 
 

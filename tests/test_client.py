@@ -1,0 +1,97 @@
+"""A closed loop: a limit on requests under way, and a client that waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sim
+from sim.client import Client
+from sim.records import Records
+from sim.yamlfile import ConfigError
+from tests.worlds import RoundCosts, World, play, replay
+
+COSTS = RoundCosts(prefill_base=1000, prefill_token=0, decode_base=1000, decode_request=0, decode_context=0)
+
+
+def by_request(records: Records, name: str) -> list[int]:
+    return [int(value) for value in records.requests[name][np.argsort(records.requests["request"])]]
+
+
+def test_one_at_a_time_each_is_sent_when_the_one_before_has_left() -> None:
+    records = play(World([(0, 10, 3, None)] * 3, costs=COSTS, max_concurrency=1))[1]
+    assert by_request(records, "finish") == [3000, 6000, 9000]
+    assert by_request(records, "arrival") == [0, 3000, 6000]
+
+
+def test_the_step_that_begins_as_a_request_leaves_is_planned_without_the_next() -> None:
+    records = play(World([(0, 10, 2, None), (0, 10, 5, None), (0, 10, 2, None)], costs=COSTS, max_concurrency=2))[1]
+    assert by_request(records, "arrival") == [0, 0, 2000]
+    assert by_request(records, "admitted") == [0, 0, 3000]
+
+
+def test_two_that_leave_together_make_room_for_two() -> None:
+    rows = [(0, 10, 2, None), (0, 10, 2, None), (100, 10, 2, None), (5000, 10, 2, None)]
+    records = play(World(rows, costs=COSTS, max_concurrency=2))[1]
+    assert by_request(records, "arrival") == [0, 0, 2000, 5000]
+
+
+def test_no_more_are_under_way_than_the_limit_and_the_limit_is_used() -> None:
+    rows = [(i * 100, 10, 1 + i % 7, None) for i in range(40)]
+    records = play(World(rows, costs=COSTS, max_concurrency=3))[1]
+    sent, finish = by_request(records, "arrival"), by_request(records, "finish")
+    under_way = [sum(s <= at < f for s, f in zip(sent, finish, strict=True)) for at in sent]
+    assert max(under_way) == 3
+
+
+def test_a_limit_that_is_never_reached_changes_nothing() -> None:
+    rows = [(i * 700, 10, 1 + i % 7, None) for i in range(40)]
+    free, limited = (play(World(rows, costs=COSTS, max_concurrency=most))[1] for most in (None, 40))
+    assert {name: free.requests[name].tolist() for name in free.requests.columns} == {
+        name: limited.requests[name].tolist() for name in limited.requests.columns
+    }
+
+
+def test_a_rejected_request_makes_room_at_once() -> None:
+    records = play(World([(0, 20_000, 3, None), (0, 10, 3, None)], costs=COSTS, max_concurrency=1))[1]
+    assert list(records.rejections) == [0]
+    assert by_request(records, "arrival") == [0, 0]
+
+
+def test_what_a_request_waited_at_its_client_is_in_no_latency() -> None:
+    changes = ("client.max_concurrency=2",)
+    table = sim.run("slora", requests=60, rate=50, changes=changes).requests
+    assert (table.client_queue_time_s > 0).any()
+    waited = table.send_s - table.arrival_s
+    assert np.allclose(table.client_queue_time_s, waited)
+    assert np.allclose(table.ttft_s, table.first_token_s - table.send_s)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 30), st.integers(1, 9)), min_size=1, max_size=25),
+    st.integers(1, 4),
+)
+def test_both_drivers_send_at_the_same_instants(rows: list[tuple[int, int, int]], most: int) -> None:
+    requests = [(at, prompt, output, i % 3) for i, (at, prompt, output) in enumerate(sorted(rows))]
+    world = World(requests, [(8, 300)] * 3, total_bytes=900, costs=COSTS, max_concurrency=most, asks_every_step=True)
+    simulated, replayed = play(world)[1], replay(world)[1]
+    for name in simulated.requests.columns:
+        assert simulated.requests[name].tolist() == replayed.requests[name].tolist(), name
+    fast = play(replace(world, asks_every_step=False))[1]
+    assert by_request(fast, "finish") == by_request(simulated, "finish")
+
+
+def test_replicas_cannot_share_a_limit() -> None:
+    with pytest.raises(ConfigError, match=r"client.max_concurrency=3: client.max_concurrency: .* replicas: 1, got 2"):
+        sim.run(requests=5, changes=("replicas=2", "client.max_concurrency=3"))
+
+
+def test_a_client_without_requests_sends_nothing() -> None:
+    assert Client([], 3).sends_at(0, 0) is None
+    with pytest.raises(RuntimeError, match="every request has been sent"):
+        Client([]).take()
