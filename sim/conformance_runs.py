@@ -79,7 +79,7 @@ def _parted(one: _Run, other: _Run) -> str:
 def _run(seam: str, make: Callable[[], Policy], world: World, *, checks: bool = False) -> _Run:
     try:
         return _Run(_played(seam, make, world, _Boundary(world, checks=checks)))
-    except Exception as error:  # noqa: BLE001 - a stranger's policy may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's policy may raise anything
         law, why = _blame(error)
         return _Run((), law if law != "in use" or seam == "cache" else "runs", why)
 

@@ -39,6 +39,8 @@ def maker(cls: type, seam: str, values: Mapping[str, Any]) -> Callable[[], base.
             return policy(**keywords)
         except (TypeError, ValueError) as error:
             raise ConfigError([str(error)]) from error
+        except Exception as error:  # a stranger's constructor may raise anything
+            raise ConfigError([f"{cls.__name__} cannot be built: {type(error).__name__}: {error}"]) from error
 
     return make
 

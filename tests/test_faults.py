@@ -146,3 +146,16 @@ def test_a_score_that_is_no_finite_number_ends_the_run_even_where_only_one_adapt
 def test_a_prediction_of_the_wrong_kind_is_told_before_the_run(predictor: type[Predictor], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         sim.run("slora", requests=10, predictor=predictor)
+
+
+class Unbuildable(Cache):
+    def __init__(self) -> None:
+        raise OverflowError("of my own making")
+
+    def score(self, adapter: Adapter, now: float) -> float:
+        return 0.0
+
+
+def test_a_constructor_that_raises_is_told_where_the_policy_is_named() -> None:
+    with pytest.raises(ConfigError, match="cache: Unbuildable cannot be built: OverflowError: of my own making"):
+        sim.run(cache=Unbuildable, requests=20)
