@@ -27,6 +27,11 @@ class Client:
         self._earliest = 0  # tick of the latest sending that had to wait; whoever stood behind it goes no earlier
 
     @property
+    def is_limited(self) -> bool:
+        """Whether it matters how many requests are under way."""
+        return self._max_concurrency < UNLIMITED
+
+    @property
     def has_more(self) -> bool:
         """Whether a request has not been sent."""
         return self._next is not None
