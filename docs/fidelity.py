@@ -2,7 +2,8 @@
 
 chameleon validate all --thorough --data DIR --json measures.json
 chameleon fit slora --data DIR --out FOLDER
-python docs/fidelity.py measures.json FOLDER/fit.json
+chameleon fit vllm --data DIR --out FOLDER
+python docs/fidelity.py measures.json FOLDER/fit.json FOLDER/fit_vllm.json
 """  # noqa: INP001 - a script beside the page that it writes, no package
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def page(measures: Sequence[Measure], fits: Sequence[dict[str, Any]]) -> str:
 
     Args:
         measures: of all sets.
-        fits: what `chameleon fit slora` found.
+        fits: what `chameleon fit slora` and `chameleon fit vllm` found.
     """
     sets = sets_of(measures)
     if missing := [name for name in SETS if name not in sets]:
@@ -154,16 +155,17 @@ def misses(sets: dict[str, list[Measure]]) -> Iterator[str]:
 
 
 def fit_tables(fits: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the coefficients of S-LoRA's fits, and how each half of the runs is predicted by a fit of the other."""
+    """Yield the coefficients of each fit, and how each half of the rows is predicted by a fit of the other."""
     for one in fits:
         yield f"### `{one['target']}`, from {one['set']}\n"
         values = [
             [f"`{key}`", f"{prior:.4g}", *(f"{found[key]:.4g}" for found in one["values"])]
             for key, prior in one["priors"].items()
         ]
-        yield from _markdown(["coefficient", "prior", "all runs", "one half", "other half"], values)
-        rows = [*_fit_errors("all runs, fitted", one["fitted"]), *_fit_errors("halves, unseen", one["unseen"])]
-        yield from _markdown(["metric", "runs", "mean size", "largest", "bias"], rows)
+        beside = one.get("beside", "prior")
+        yield from _markdown(["coefficient", beside, "all rows", "one half", "other half"], values)
+        rows = [*_fit_errors("all rows, fitted", one["fitted"]), *_fit_errors("halves, unseen", one["unseen"])]
+        yield from _markdown(["metric", "rows", "mean size", "largest", "bias"], rows)
 
 
 def _fit_errors(title: str, told: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
@@ -185,9 +187,10 @@ def main() -> None:
     """Read both files and write the page."""
     parser = argparse.ArgumentParser(description="Write docs/fidelity.md.")
     parser.add_argument("measures", type=Path, help="what `chameleon validate all --json` wrote")
-    parser.add_argument("fits", type=Path, help="what `chameleon fit slora --out` wrote: fit.json")
+    parser.add_argument("fits", type=Path, nargs="+", help="what `chameleon fit` wrote: fit.json, fit_vllm.json")
     given = parser.parse_args()
-    write_text(PAGE, page(read_measures(given.measures), json.loads(given.fits.read_text(encoding="utf-8"))))
+    fits = [one for path in given.fits for one in json.loads(path.read_text(encoding="utf-8"))]
+    write_text(PAGE, page(read_measures(given.measures), fits))
     sys.stderr.write(f"written to {PAGE}\n")
 
 

@@ -48,7 +48,7 @@ class LoadingCosts(NamedTuple):
 
 
 PLAIN_LOADING = LoadingCosts()
-HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "prompt_s", "launch_s")
+HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "prompt_s", "launch_s", "prefill_launch_s")
 
 
 def _on_host(engine: EngineCosts, hardware: Hardware) -> EngineCosts:
@@ -56,7 +56,7 @@ def _on_host(engine: EngineCosts, hardware: Hardware) -> EngineCosts:
     host, given = hardware.host, engine.host_factor
     factor = 1.0 if host is None else host.factor
     api_factor = factor if host is None else host.api_factor or factor
-    times = {name: getattr(engine, name) * (given or factor) for name in HOST_TIMES}
+    times = {name: value * (given or factor) for name in HOST_TIMES if (value := getattr(engine, name)) is not None}
     return engine.model_copy(update={**times, "api_s": engine.api_s * (given or api_factor)})
 
 
@@ -164,7 +164,7 @@ class CostModel:
         if distinct:
             gpu += self._active + tokens * self._lora_token + token_rank * self._rank + max_rank * tokens * self._pad
             gpu += distinct * self._distinct + distinct_rank * self._read_prefill
-        return self._prefill_host + requests * self._prompt + max(gpu, self._launch)
+        return self._prefill_host + requests * self._prompt + max(gpu, self._prefill_launch)
 
     def mixed(
         self, requests: int, context_tokens: int, prompts: int, tokens: int, squared_tokens: int, load: Load
@@ -189,7 +189,7 @@ class CostModel:
             gpu += load.token_rank * self._rank + load.max_rank * all_tokens * self._pad
             gpu += load.distinct * self._distinct + load.distinct_rank * self._read
         host = self._prefill_host if not requests else to_ticks(self._engine.host_s) + requests * self._host_running
-        return host + prompts * self._prompt + max(gpu, self._launch)
+        return host + prompts * self._prompt + max(gpu, self._prefill_launch)
 
     def load(self, size_bytes: int) -> int:
         """Return ticks that the link is busy with one adapter: the slower of issuing copies and moving bytes."""
@@ -210,7 +210,7 @@ class CostModel:
         terms = {"dense": self._dense_ticks(self._padded(requests)), **self._sequence_terms(requests)}
         terms["attention"] += context_tokens * self._kv
         terms |= self._lora_terms(requests, sum_rank, distinct, distinct_rank * self._read, max_rank)
-        return self._explained(self._batch(requests)[0], terms)
+        return _explained(self._batch(requests)[0], terms, self._launch)
 
     def explain_prefill(
         self,
@@ -226,7 +226,7 @@ class CostModel:
         terms = {"dense": self._dense_ticks(tokens), **self._sequence_terms(requests)}
         terms["attention"] += round(squared_tokens * self._square)
         terms |= self._lora_terms(tokens, token_rank, distinct, distinct_rank * self._read_prefill, max_rank)
-        return self._explained(self._prefill_host + requests * self._prompt, terms)
+        return _explained(self._prefill_host + requests * self._prompt, terms, self._prefill_launch)
 
     def dense_s(self, tokens: int) -> float:
         """Return seconds of the linear layers for this many tokens: a roofline per matrix, floors, elementwise work."""
@@ -251,7 +251,11 @@ class CostModel:
         width = 2 * model.layers * model.heads * model.head_dim
         # In ticks, but not a whole number: a square of tokens is too short for that on a fast GPU.
         self._square = TICKS_PER_S * engine.enabled_factor * width / attention.prefill_flops_per_s
-        self._launch = to_ticks(engine.launch_s * model.layers / REFERENCE_LAYERS)
+        launch_s, prefill_launch_s = engine.launch_s, engine.prefill_launch_s
+        self._launch = to_ticks(launch_s * model.layers / REFERENCE_LAYERS)
+        self._prefill_launch = self._launch
+        if prefill_launch_s is not None:
+            self._prefill_launch = to_ticks(prefill_launch_s * model.layers / REFERENCE_LAYERS)
         self._prefill_host = to_ticks(engine.prefill_host_s)
         self._host_running = to_ticks(engine.host_per_running_s)
         self._prompt = to_ticks(engine.prompt_s)
@@ -310,7 +314,8 @@ class CostModel:
             "lora_read": read,
         }
 
-    def _explained(self, host: int, gpu_terms: dict[str, int]) -> dict[str, float]:
-        launch_wait = max(0, self._launch - sum(gpu_terms.values()))
-        terms = {"host": host, **gpu_terms, "launch_wait": launch_wait}
-        return {name: to_seconds(ticks) for name, ticks in terms.items()}
+
+def _explained(host: int, gpu_terms: dict[str, int], launch: int) -> dict[str, float]:
+    launch_wait = max(0, launch - sum(gpu_terms.values()))
+    terms = {"host": host, **gpu_terms, "launch_wait": launch_wait}
+    return {name: to_seconds(ticks) for name, ticks in terms.items()}

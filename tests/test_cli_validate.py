@@ -96,12 +96,6 @@ def test_a_wrong_cell_is_told_with_its_line(tmp_path: Path) -> None:
     assert "rows.csv:2: throughput" in said.err
 
 
-def test_a_fit_of_absent_tables_says_which(tmp_path: Path) -> None:
-    said = chameleon("fit", "slora", "--data", tmp_path)
-    assert said.code == 2
-    assert "slora_a10g_a100_fit.csv" in said.err
-
-
 @needs_tables
 def test_each_published_table_has_cases_and_all_has_them_together() -> None:
     each = [cases_of(Asked(what, MEASURED)) for what in SETS[:-1]]
@@ -124,3 +118,12 @@ def test_a_profile_of_layers_is_written_as_it_is_packaged(tmp_path: Path) -> Non
     assert said.code == 0
     assert "held-out" in said.out
     assert load_hardware(tmp_path / "rtx-4090.yaml") == load_hardware("rtx-4090")
+
+
+@pytest.mark.parametrize(("flags", "is_told"), [((), True), (("--thorough",), False), (("--rows", "own.csv"), False)])
+def test_a_selection_of_runs_is_told_as_one(
+    flags: tuple[str, ...], is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sim.fidelity.published.cases_of", lambda _: [])
+    said = chameleon("validate", "vllm", *flags)
+    assert ("are a selection; over all of them errors are larger" in said.out) is is_told

@@ -493,3 +493,12 @@ def test_times_are_whole_ticks() -> None:
     ):
         assert type(ticks) is int
         assert 0 < ticks < TICKS_PER_S
+
+
+def test_a_prefill_may_have_launches_of_its_own_where_decode_runs_from_a_graph() -> None:
+    costs, plain = model(EngineCosts(prefill_launch_s=0.5)), model(EngineCosts())
+    prompt, load = (1, 10, 100, 0, 0, 0, 0), Load(0, 0, 0, 0)
+    assert costs.prefill(*prompt) == TICKS_PER_S // 2 > plain.prefill(*prompt)
+    assert costs.mixed(1, 10, 1, 10, 100, load) == TICKS_PER_S // 2
+    assert costs.decode(1, 10, 0, 0, 0, 0) == plain.decode(1, 10, 0, 0, 0, 0)
+    assert sum(costs.explain_prefill(*prompt).values()) == pytest.approx(0.5)

@@ -72,6 +72,14 @@ def test_measures_of_another_source_do_not_count(tmp_path: Path, monkeypatch: py
     assert kept.load(tmp_path, case) is None
 
 
+def test_measures_are_made_once_where_there_is_a_folder_and_each_time_where_there_is_none(tmp_path: Path) -> None:
+    case = Noted(tmp_path, 4)
+    assert kept.made(tmp_path, case, case.measures) == kept.made(tmp_path, case, case.measures)
+    assert order(tmp_path) == [4]
+    assert kept.made(None, case, case.measures) == kept.made(None, case, case.measures)
+    assert order(tmp_path) == [4, 4, 4]
+
+
 def test_a_case_that_fails_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run 0: nothing to simulate"):
         list(perform([Noted(tmp_path, 0)]))

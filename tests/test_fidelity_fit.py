@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,17 @@ import pytest
 
 from policies.base import FloatArray
 from sim.fidelity import slora
-from sim.fidelity.fitting import Coefficient, Trial, Values, fit, with_costs, with_values
+from sim.fidelity.fit_progress import Part, Watch
+from sim.fidelity.fitting import Coefficient, Outcome, Trial, Values, counts, fit, misses, with_costs, with_values
 from sim.fidelity.measures import Measure
 from sim.fidelity.slora_fit import (
-    Outcome,
+    Evaluation,
     Plan,
     card_plans,
+    carried_out,
     carry_out,
-    counts,
     engine_plan,
     is_of_an_engine,
-    misses,
     runs_to_fit,
     splits,
 )
@@ -103,12 +104,87 @@ def test_the_host_of_made_up_runs_is_found_and_predicts_runs_that_the_fit_has_no
 
 
 def test_misses_are_counted_in_aims_and_leave_out_first_tokens_that_queued() -> None:
+    def missed(run: slora.SloraCase) -> FloatArray:
+        return misses(Evaluation((run,), truth(2.0)).measures())
+
     (run,) = made_up((1.0,), truth(2.0))
-    assert misses([run], truth(2.0)) == pytest.approx([0, 0, 0], abs=1e-12)
+    assert missed(run) == pytest.approx([0, 0, 0], abs=1e-12)
     queued = slora.SloraCase(run.row.model_copy(update={"avg_first_token_latency": 2.5}), "req_rate", "a10g", "S1")
-    assert len(misses([queued], truth(2.0))) == 2
+    assert len(missed(queued)) == 2
     late = slora.SloraCase(run.row.model_copy(update={"avg_latency": run.row.avg_latency / 1.03}), "r", "a10g", "S1")
-    assert misses([late], truth(2.0))[1] == pytest.approx(np.log(1.03) / 0.03)
+    assert missed(late)[1] == pytest.approx(np.log(1.03) / 0.03)
+
+
+class Counted:
+    """How often runs have been simulated; it interrupts what asks too often.
+
+    Args:
+        monkeypatch: undoes it.
+        most: simulations that are allowed.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: float = math.inf) -> None:
+        self.count = 0
+        real = slora.SloraCase.simulated
+
+        def simulated(case: slora.SloraCase, trial: Trial) -> dict[str, float]:
+            if self.count >= most:
+                raise KeyboardInterrupt
+            self.count += 1
+            return real(case, trial)
+
+        monkeypatch.setattr(slora.SloraCase, "simulated", simulated)
+
+
+def test_a_fit_that_was_stopped_goes_on_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole, *_) = splits(PLAN, made_up((0.5, 1.0), truth(4.0)))
+    with monkeypatch.context() as patch:
+        everything = Counted(patch)
+        at_once = carry_out(whole)
+    with monkeypatch.context() as patch:
+        Counted(patch, most=9)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(whole, tmp_path)
+    with monkeypatch.context() as patch:
+        rest = Counted(patch)
+        assert carry_out(whole, tmp_path) == at_once
+        assert rest.count <= everything.count - 8  # both runs with each of four choices of coefficients
+    with monkeypatch.context() as patch:
+        again = Counted(patch)
+        assert carry_out(whole, tmp_path) == at_once
+        assert again.count == 0
+
+
+def test_fits_are_told_in_their_order_and_their_work_adds_up(tmp_path: Path) -> None:
+    told = splits(PLAN, made_up((0.5, 1.0, 2.0), truth(1.0)))
+    done: list[float] = []
+    found = carried_out(told, 1, tmp_path, done.append)
+    assert [len(outcome.fitted) for outcome in found] == [9, 6, 3]
+    assert sum(done) == pytest.approx(sum(split.work for split in told))
+    assert {path.name for path in tmp_path.iterdir()} == {"a10g-all", "a10g-half", "a10g-other"}
+    assert carried_out(told, 1, None, done.append) == found
+
+
+def test_a_fit_takes_as_long_as_its_runs_have_requests() -> None:
+    work = [split.work for split in splits(PLAN, made_up((0.5, 1.0, 2.0), truth(1.0)))]
+    assert [one / work[-1] for one in work] == [3.5, 2.5, 1.0]
+
+
+def test_a_fit_under_way_counts_by_what_it_has_left_and_never_as_done(tmp_path: Path) -> None:
+    done: list[float] = []
+    watch = Watch([Part(tmp_path / "a", 4, 10.0), Part(tmp_path / "b", 4, 30.0)], done.append)
+    watch.look()
+    assert done == []
+    (tmp_path / "b").mkdir()
+    for name in range(9):
+        (tmp_path / "b" / f"{name}.json").touch()
+        watch.look()
+    assert done[:3] == [7.5, 7.5, 7.5]
+    assert sum(done) == pytest.approx(30 * 0.95)
+    watch.finish(0)
+    watch.finish(1)
+    watch.look()
+    assert sum(done) == pytest.approx(40.0)
 
 
 def test_one_run_cannot_be_halved() -> None:

@@ -80,8 +80,13 @@ def test_the_worst_run_is_told_with_its_error(script: ModuleType) -> None:
 def test_a_fit_shows_its_values_and_how_it_does_on_runs_that_it_has_not_seen(script: ModuleType) -> None:
     text = script.page(list(measures()), [fit()])
     assert "| `host.factor` | 1 | 1.5 | 1.4 | 1.6 |" in text
-    assert "| throughput, all runs, fitted | 1 | 5.0 % | 5.0 % | -5.0 % |" in text
+    assert "| throughput, all rows, fitted | 1 | 5.0 % | 5.0 % | -5.0 % |" in text
     assert "| throughput, halves, unseen | 1 | 10.0 % | 10.0 % | +10.0 % |" in text
+
+
+def test_a_fit_tells_what_its_values_stand_beside(script: ModuleType) -> None:
+    text = script.page(list(measures()), [fit(), fit() | {"target": "vllm", "beside": "shipped"}])
+    assert re.findall(r"^\| coefficient \| (\w+) \|", text, flags=re.MULTILINE) == ["prior", "shipped"]
 
 
 def test_rows_that_a_fit_has_seen_are_said_to_be(script: ModuleType) -> None:

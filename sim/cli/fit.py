@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +13,23 @@ from sim.cli import options
 from sim.cli.tables import table
 
 if TYPE_CHECKING:
+    from sim.fidelity.fitting import Outcome
     from sim.fidelity.measures import Measure
-    from sim.fidelity.slora_fit import Outcome, Plan, Run, Split
+    from sim.fidelity.slora_fit import Plan, Split
+    from sim.fidelity.vllm_fit import ServerRun, VllmFit
 
 app = typer.Typer(help="Fit coefficients to published measurements.", no_args_is_help=True, rich_markup_mode=None)
 Data = Annotated[Path, typer.Option("--data", help="Folder of the published tables; see `chameleon data list`.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write the profiles to.")]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        "--keep",
+        help="Keep every finished simulation in this folder, and go on from there. [default: kept/ in that of --out]",
+    ),
+]
+Advance = Callable[[float], None]
+KEPT = "kept"
 
 
 @app.callback()
@@ -27,22 +38,46 @@ def root() -> None:
 
 
 @app.command("slora")
-def slora(data: Data, out: Out = None, jobs: options.Jobs = -1) -> None:
+def slora(data: Data, out: Out = None, keep: Keep = None, jobs: options.Jobs = -1) -> None:
     """Fit S-LoRA's host times to its runs on an H100, then an A10G and an A100 to its own runs on them.
 
-    Every fit is made three times: of all runs, and of each half, which then predicts the other half.
+    Every fit is made three times: of all runs, and of each half, which then predicts the other half. It takes four
+    minutes on two cores.
     """
     from sim.fidelity.published import Asked, cases_of  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.fidelity.slora_fit import card_plans, engine_plan, runs_to_fit  # noqa: PLC0415
+    from sim.fidelity.slora_fit import card_plans, engine_plan, runs_to_fit, splits  # noqa: PLC0415
+    from sim.progress import progress  # noqa: PLC0415
 
-    runs = runs_to_fit(cases_of(Asked("slora", data)))
-    engine = engine_plan()
-    found = _fitted([engine], runs, jobs)
-    found += _fitted(list(card_plans(found[0][1][0].values)), runs, jobs)
+    runs, folder = runs_to_fit(cases_of(Asked("slora", data))), _folder(keep, out)
+    own = list(splits(engine_plan(), runs))
+    # How long the cards' fits take does not depend on the engine's values, which come first.
+    work = sum(split.work for split in own) + sum(one.work for plan in card_plans({}) for one in splits(plan, runs))
+    with progress(work, "fits of S-LoRA") as bar:
+        found = _fitted(own, jobs, folder, bar.advance)
+        cards = card_plans(found[0][1][0].values)
+        found += _fitted([split for plan in cards for split in splits(plan, runs)], jobs, folder, bar.advance)
     for plan, outcomes in found:
         typer.echo("\n".join(_told(plan, outcomes)))
     if out is not None:
         _write(found, out)
+
+
+@app.command("vllm")
+def vllm(data: Data, out: Out = None, keep: Keep = None, jobs: options.Jobs = -1) -> None:
+    """Fit vLLM with LoRA on an H100 again: to published decode steps, and two numbers to server runs.
+
+    Fitted values stand beside the shipped ones, which stay as they are. Every fit is made three times: of all rows, and
+    of each half, which then predicts the other half. It takes eight minutes on one core.
+    """
+    from sim.fidelity.vllm_fit import fit_vllm, read, work  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.progress import progress  # noqa: PLC0415
+
+    tables, folder = read(data), _folder(keep, out)
+    with progress(work(tables), "calibration runs") as bar:
+        fit = fit_vllm(tables, lambda runs: _simulated(runs, jobs, folder, bar.advance))
+    typer.echo("\n".join(_vllm_told(fit)))
+    if out is not None:
+        _write_vllm(fit, out)
 
 
 @app.command("layers")
@@ -58,26 +93,30 @@ def layers(data: Data, out: Out = None) -> None:
         _say(write_profile(fit.profile, out, "chameleon fit layers"))
 
 
-def _fitted(plans: list[Plan], runs: list[Run], jobs: int) -> list[tuple[Plan, list[Outcome]]]:
-    from sim.fidelity.slora_fit import splits  # noqa: PLC0415
-    from sim.progress import progress  # noqa: PLC0415
-
-    plan_splits = [(plan, split) for plan in plans for split in splits(plan, runs)]
-    outcomes: list[Outcome] = []
-    with progress(len(plan_splits), " and ".join(plan.target for plan in plans)) as bar:
-        for outcome in _carried_out([split for _, split in plan_splits], jobs):
-            outcomes += [outcome]  # as they come, so that the bar moves
-            bar.advance()
-    return [(plan, [one for (own, _), one in zip(plan_splits, outcomes, strict=True) if own is plan]) for plan in plans]
+def _folder(keep: Path | None, out: Path | None) -> Path | None:
+    """Return where finished simulations are kept."""
+    return out / KEPT if keep is None and out is not None else keep
 
 
-def _carried_out(splits: list[Split], jobs: int) -> Iterator[Outcome]:
-    from joblib import Parallel, delayed  # noqa: PLC0415 - takes a second to import
+def _fitted(
+    splits: Sequence[Split], jobs: int, keep: Path | None, advance: Advance
+) -> list[tuple[Plan, list[Outcome]]]:
+    from sim.fidelity.slora_fit import carried_out  # noqa: PLC0415
 
-    from sim.fidelity.slora_fit import carry_out  # noqa: PLC0415
+    found: dict[str, tuple[Plan, list[Outcome]]] = {}
+    for split, outcome in zip(splits, carried_out(splits, jobs, keep, advance), strict=True):
+        found.setdefault(split.plan.target, (split.plan, []))[1].append(outcome)
+    return list(found.values())
 
-    runs = Parallel(n_jobs=jobs, return_as="generator", inner_max_num_threads=1)
-    yield from runs(delayed(carry_out)(split) for split in splits)
+
+def _simulated(runs: Sequence[ServerRun], jobs: int, keep: Path | None, advance: Advance) -> list[list[Measure]]:
+    from sim.fidelity.cases import perform  # noqa: PLC0415
+
+    found: list[list[Measure]] = [[] for _ in runs]
+    for place, measures in perform(runs, jobs, keep):
+        found[place] = measures
+        advance(runs[place].requests)
+    return found
 
 
 def _told(plan: Plan, outcomes: list[Outcome]) -> list[str]:
@@ -92,26 +131,26 @@ def _told(plan: Plan, outcomes: list[Outcome]) -> list[str]:
 
 def _errors_table(outcomes: list[Outcome]) -> str:
     """Return errors of the runs that were fitted, and of each half by the fit of the other."""
-    groups = {
-        "fitted, all": list(outcomes[0].fitted),
-        "unseen halves": [one for outcome in outcomes[1:] for one in outcome.unseen],
-    }
-    return table(*_errors_grid(groups))
+    from sim.fidelity.fit_report import errors_grid, unseen  # noqa: PLC0415
+    from sim.fidelity.fitting import counts  # noqa: PLC0415
+
+    groups = {"fitted, all": outcomes[0].fitted, "unseen halves": unseen(outcomes[1:])}
+    return table(*errors_grid({name: [one for one in own if counts(one)] for name, own in groups.items()}))
 
 
-def _errors_grid(groups: dict[str, list[Measure]]) -> tuple[list[str], list[list[str]]]:
-    from sim.fidelity.measures import errors  # noqa: PLC0415
-    from sim.fidelity.slora_fit import counts  # noqa: PLC0415
+def _vllm_told(fit: VllmFit) -> list[str]:
+    from sim.fidelity import fit_report  # noqa: PLC0415
 
-    rows = []
-    for name, measures in groups.items():
-        for metric in dict.fromkeys(one.metric for one in measures):
-            own = [one for one in measures if one.metric == metric and counts(one)]
-            if own:
-                found = errors(own)
-                told = (found.mean_abs, found.max_abs, found.bias)
-                rows.append([f"{metric}, {name}", str(found.pairs), *(f"{100 * one:.1f} %" for one in told)])
-    return ["relative errors", "runs", "mean", "largest", "bias"], rows
+    told = (
+        ("steps of Llama-3.1-8B, `enabled_s` as shipped", fit.steps, fit_report.steps_groups(fit)),
+        ("steps, and servers with a slot for every adapter", fit.servers, fit_report.servers_groups(fit)),
+    )
+    lines: list[str] = []
+    for what, outcomes, groups in told:
+        title = f"vllm and h100-64: {what}"
+        lines += [title, "=" * len(title), "", table(*fit_report.values_grid(outcomes)), ""]
+        lines += [table(*fit_report.errors_grid(groups)), "", fit_report.verdict(outcomes[0].values), ""]
+    return lines
 
 
 def _write(found: list[tuple[Plan, list[Outcome]]], out: Path) -> None:
@@ -132,8 +171,23 @@ def _write(found: list[tuple[Plan, list[Outcome]]], out: Path) -> None:
             _say(write_profile(profile(plan, outcomes), out, "chameleon fit slora"))
 
 
+def _write_vllm(fit: VllmFit, out: Path) -> None:
+    from sim.fidelity.fit_report import as_dicts  # noqa: PLC0415
+    from sim.fidelity.slora_profiles import system_text  # noqa: PLC0415
+    from sim.fidelity.vllm_profiles import profile  # noqa: PLC0415
+    from sim.fidelity.vllm_server import SYSTEM  # noqa: PLC0415
+    from sim.hardware_file import write_profile  # noqa: PLC0415
+    from sim.textfile import write_text  # noqa: PLC0415
+
+    report, system = out / "fit_vllm.json", out / f"{SYSTEM}.yaml"
+    write_text(report, json.dumps(as_dicts(fit), indent=1) + "\n")
+    write_text(system, system_text(fit.servers[0].values, SYSTEM))
+    for path in (report, system, write_profile(profile(fit), out, "chameleon fit vllm")):
+        _say(path)
+
+
 def _as_dict(plan: Plan, outcomes: list[Outcome]) -> dict[str, Any]:
-    from sim.fidelity.slora_fit import counts  # noqa: PLC0415
+    from sim.fidelity.fitting import counts  # noqa: PLC0415
 
     unseen = [one for outcome in outcomes[1:] for one in outcome.unseen]
     return {

@@ -75,6 +75,10 @@ def validate(
     measures = _performed(cases_of(Asked(what, data, rows, seeds, thorough)), jobs, keep)
     for name, own in sets_of(measures).items():
         typer.echo(_told(name, own, errors_only=errors_only))
+    if what in {"vllm", "all"} and rows is None and not thorough:
+        typer.echo(
+            "vLLM's runs with LoRA are a selection; over all of them errors are larger: --thorough, docs/fidelity.md"
+        )
     typer.echo(f"* no aim was set. vLLM's workloads with LoRA: {_seeds(seeds)}; every other run: one.")
     if json_file is not None:
         _write(measures, json_file)

@@ -11,6 +11,8 @@ import numpy as np
 from policies.base import FloatArray
 from sim.config import Loaded
 from sim.engine_costs import EngineCosts
+from sim.fidelity.aims import aim_of
+from sim.fidelity.measures import Measure
 from sim.hardware import Hardware
 
 # Steps of the differences, in spreads. A queue's outcome is rough in the small: the first steps look over it.
@@ -36,6 +38,20 @@ class Coefficient(NamedTuple):
 
 Values = dict[str, float]  # by key
 Misses = Callable[[Values], FloatArray]  # of every metric of every run, each over its aim
+
+
+class Outcome(NamedTuple):
+    """What one fit found.
+
+    Attributes:
+        values: by key.
+        fitted: errors of the runs that it saw.
+        unseen: errors of those that it did not.
+    """
+
+    values: Values
+    fitted: tuple[Measure, ...]
+    unseen: tuple[Measure, ...]
 
 
 def fit(coefficients: Sequence[Coefficient], misses: Misses) -> Values:
@@ -71,10 +87,25 @@ def fit(coefficients: Sequence[Coefficient], misses: Misses) -> Values:
 
 
 def _values(coefficients: Sequence[Coefficient], moves: FloatArray) -> Values:
-    return {
-        one.key: float(f"{one.prior * math.exp(one.spread * move):.4g}")
-        for one, move in zip(coefficients, moves, strict=True)
-    }
+    return rounded(
+        {one.key: one.prior * math.exp(one.spread * move) for one, move in zip(coefficients, moves, strict=True)}
+    )
+
+
+def rounded(values: Values) -> Values:
+    """Return coefficients with four digits, which is what profiles hold."""
+    return {key: float(f"{value:.4g}") for key, value in values.items()}
+
+
+def misses(measures: Sequence[Measure]) -> FloatArray:
+    """Return the logarithm of simulated over measured, in aims, of every metric that says something of the engine."""
+    found = [one for one in measures if counts(one)]
+    return np.array([np.log(one.simulated / one.measured) / (aim_of(one) or 1.0) for one in found])
+
+
+def counts(measure: Measure) -> bool:
+    """Whether a measure is held against an aim."""
+    return aim_of(measure) is not None
 
 
 class Trial(NamedTuple):

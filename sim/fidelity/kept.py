@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 from sim.fidelity.measures import Measure
 from sim.identity import source_sha256
 from sim.textfile import write_text
+
+
+def made(folder: Path | None, case: object, make: Callable[[], list[Measure]]) -> list[Measure]:
+    """Return the measures of a case: those that an earlier start has left, else those made and left now.
+
+    Args:
+        folder: of the files; None: nothing is kept.
+        case: as `load` takes it.
+        make: what makes them.
+    """
+    known = None if folder is None else load(folder, case)
+    if known is not None:
+        return known
+    found = make()
+    if folder is not None:
+        save(folder, case, found)
+    return found
 
 
 def load(folder: Path, case: object) -> list[Measure] | None:

@@ -75,7 +75,6 @@ RTX4090 = Engine(
         "hardware=rtx-4090",
         "model=llama-3.1-8b",
         "memory.kv_pool_tokens=41408",  # what the engine's own log says
-        "memory.reserve_bytes=2000000000",  # leaves room for it
     ),
 )
 
@@ -126,7 +125,7 @@ class LogCase:
         loaded, trace = self._loaded(), self._trace()
         tokens = int(trace.output_tokens.sum())
         region = region_of(_offered_per_s(trace) / capacity_per_s(loaded, trace))
-        logged, simulated = (metrics(one, tokens) for one in (self.logged(), _simulated(loaded, trace)))
+        logged, simulated = (metrics(one, tokens) for one in (self.logged(), self.simulated()))
         return [
             Measure(self.engine.set, self.log.stem, region, name, value, simulated[name])
             for name, value in logged.items()
@@ -151,20 +150,6 @@ class LogCase:
 
     def _column(self, name: str) -> FloatArray:
         return np.array([getattr(row, name) for row in self.rows], dtype=float)
-
-
-class PairedErrors(NamedTuple):
-    """Absolute relative errors of single requests, simulated against logged.
-
-    Attributes:
-        ttft_median, ttft_p90: of the time to first token.
-        e2e_median, e2e_p90: of the time to the last token.
-    """
-
-    ttft_median: float
-    ttft_p90: float
-    e2e_median: float
-    e2e_p90: float
 
 
 def cases(data: Path, log: Path | None = None, engine: Engine = RTX4090) -> list[LogCase]:
@@ -221,12 +206,6 @@ def metrics(latencies: Latencies, output_tokens: int) -> dict[str, float]:
         found["tpot_mean"] = float(np.nanmean(latencies.tpot_s))
         found |= _percentiles("tpot", latencies.tpot_s, (50, 99))
     return found | {"e2e_mean": float(latencies.e2e_s.mean()), "throughput": output_tokens / latencies.span_s}
-
-
-def paired(logged: Latencies, simulated: Latencies) -> PairedErrors:
-    """Return the errors of single requests."""
-    ttft, e2e = np.abs(simulated.ttft_s / logged.ttft_s - 1), np.abs(simulated.e2e_s / logged.e2e_s - 1)
-    return PairedErrors(*(float(np.percentile(one, at)) for one in (ttft, e2e) for at in (50, 90)))
 
 
 def _percentiles(name: str, values: FloatArray, at: Sequence[int]) -> dict[str, float]:

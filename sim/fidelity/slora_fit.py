@@ -7,21 +7,24 @@ runs give what their kernels and their CPUs take. Halves of the runs are fitted 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
-from policies.base import FloatArray
 from sim.config import load_config
-from sim.fidelity.aims import AIMS, aim_of
+from sim.fidelity import kept
+from sim.fidelity.aims import AIMS
 from sim.fidelity.cases import Case
-from sim.fidelity.fitting import Coefficient, Trial, Values, fit, with_costs, with_values
+from sim.fidelity.fit_progress import Part, Watch, looking
+from sim.fidelity.fitting import Coefficient, Outcome, Trial, Values, fit, misses, with_costs, with_values
 from sim.fidelity.measures import Measure
 from sim.fidelity.slora import SYSTEM, SloraCase
 from sim.fidelity.slora_h100 import H100Case
 from sim.hardware import load_hardware
 
 SATURATES_PER_S = 12.0  # the simulated H100, about; the real one served 12.7. A median beyond it is a run's length
+GRADIENTS = 10  # of a fit, about
 # A rate's prior is a share of its peak, and it cannot exceed 95 % of that; a fixed time's is a guess, 2 or 3 times off.
 _OF_PEAK, _MOST = 0.8, 0.95
 
@@ -36,6 +39,10 @@ class Run(Protocol):
     @property
     def name(self) -> str:
         """The run, in words that no other of its set has."""
+
+    @property
+    def requests(self) -> int:
+        """About how many requests it simulates: the work that it is."""
 
     @property
     def workload(self) -> object:
@@ -72,25 +79,40 @@ class Split(NamedTuple):
         plan: what is fitted.
         fitted: the runs that the fit sees.
         unseen: those that it does not.
+        part: which runs these are, in a word.
     """
 
     plan: Plan
     fitted: tuple[Run, ...]
     unseen: tuple[Run, ...]
+    part: str = "all"
+
+    @property
+    def name(self) -> str:
+        """What no other fit is named."""
+        return f"{self.plan.target}-{self.part}"
+
+    @property
+    def evaluations(self) -> int:
+        """About how many choices of coefficients are looked at: a gradient takes one for each of them."""
+        return GRADIENTS * (1 + len(self.plan.coefficients))
+
+    @property
+    def work(self) -> int:
+        """How long the fit takes beside others, in requests."""
+        return self.evaluations * sum(run.requests for run in self.fitted)
 
 
-class Outcome(NamedTuple):
-    """What one fit found.
+@dataclass(frozen=True)
+class Evaluation:
+    """Some runs, simulated with one choice of coefficients: what a fit that was stopped need not do again."""
 
-    Attributes:
-        values: by key.
-        fitted: errors of the runs that it saw.
-        unseen: errors of those that it did not.
-    """
+    runs: tuple[Run, ...]
+    trial: Trial
 
-    values: Values
-    fitted: tuple[Measure, ...]
-    unseen: tuple[Measure, ...]
+    def measures(self) -> list[Measure]:
+        """Return the metrics with an aim beside the published ones."""
+        return list(_measures(self.runs, self.trial))
 
 
 def engine_plan() -> Plan:
@@ -170,26 +192,61 @@ def splits(plan: Plan, runs: Sequence[Run]) -> tuple[Split, ...]:
     places = {workload: place for place, workload in enumerate(dict.fromkeys(run.workload for run in own))}
     even = tuple(run for run in own if places[run.workload] % 2 == 0)
     odd = tuple(run for run in own if places[run.workload] % 2)
-    return Split(plan, own, ()), Split(plan, even, odd), Split(plan, odd, even)
+    return Split(plan, own, ()), Split(plan, even, odd, "half"), Split(plan, odd, even, "other")
 
 
-def carry_out(split: Split) -> Outcome:
-    """Fit and look at the errors."""
-    plan = split.plan
-    values = fit(plan.coefficients, lambda values: misses(split.fitted, plan.trial(values)))
-    trial = plan.trial(values)
-    return Outcome(values, tuple(_measures(split.fitted, trial)), tuple(_measures(split.unseen, trial)))
+def carried_out(
+    splits: Sequence[Split], jobs: int, keep: Path | None, advance: Callable[[float], None]
+) -> list[Outcome]:
+    """Return what each fit found.
+
+    Args:
+        splits: what to fit.
+        jobs: processes.
+        keep: as in `carry_out`.
+        advance: is told of work that is done, all together as much as the fits' is.
+    """
+    if keep is None:  # what is kept is also how far they have come
+        with TemporaryDirectory() as folder:
+            return carried_out(splits, jobs, Path(folder), advance)
+    watch = Watch([Part(keep / split.name, split.evaluations, split.work) for split in splits], advance)
+    found: dict[int, Outcome] = {}
+    with looking(watch):
+        for place, outcome in _unordered(splits, jobs, keep):
+            found[place] = outcome
+            watch.finish(place)
+    return [found[place] for place in range(len(splits))]
 
 
-def misses(runs: Sequence[Run], trial: Trial) -> FloatArray:
-    """Return the logarithm of simulated over measured, in aims, of every metric that says something of the engine."""
-    found = [one for one in _measures(runs, trial) if counts(one)]
-    return np.array([np.log(one.simulated / one.measured) / (aim_of(one) or 1.0) for one in found])
+def _unordered(splits: Sequence[Split], jobs: int, keep: Path) -> Iterator[tuple[int, Outcome]]:
+    """Yield the place of each fit and what it found, as they come; the longest start first."""
+    from joblib import Parallel, delayed  # noqa: PLC0415 - takes a second to import
+
+    order = sorted(range(len(splits)), key=lambda place: -splits[place].work)
+    runs = Parallel(n_jobs=jobs, return_as="generator_unordered", inner_max_num_threads=1)
+    yield from runs(delayed(_placed)(place, splits[place], keep) for place in order)
 
 
-def counts(measure: Measure) -> bool:
-    """Whether a measure is held against an aim."""
-    return aim_of(measure) is not None
+def _placed(place: int, split: Split, keep: Path) -> tuple[int, Outcome]:
+    return place, carry_out(split, keep)
+
+
+def carry_out(split: Split, keep: Path | None = None) -> Outcome:
+    """Fit and look at the errors.
+
+    Args:
+        split: what is fitted.
+        keep: a folder that takes, in one of the fit's name, what every choice of coefficients led to, so that a fit
+            that was stopped gets to where it was at once; None: nothing is kept.
+    """
+    plan, folder = split.plan, None if keep is None else keep / split.name
+
+    def measures(runs: tuple[Run, ...], values: Values) -> list[Measure]:
+        evaluation = Evaluation(runs, plan.trial(values))
+        return kept.made(folder, evaluation, evaluation.measures)
+
+    values = fit(plan.coefficients, lambda values: misses(measures(split.fitted, values)))
+    return Outcome(values, tuple(measures(split.fitted, values)), tuple(measures(split.unseen, values)))
 
 
 def _measures(runs: Sequence[Run], trial: Trial) -> Iterator[Measure]:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sim.fidelity.fitting import Values, with_values
+from sim.fidelity.fitting import Outcome, Values, counts, with_values
 from sim.fidelity.measures import errors
 from sim.fidelity.slora import SYSTEM
-from sim.fidelity.slora_fit import Outcome, Plan, counts
+from sim.fidelity.slora_fit import Plan
 from sim.hardware import Hardware, load_hardware
 from sim.yamlfile import find
 
@@ -66,11 +66,23 @@ def _mape(outcomes: Sequence[Outcome], *, unseen: bool = False) -> float:
     return round(errors(kept).mean_abs, 4)
 
 
-def system_text(values: Values) -> str:
-    """Return the packaged system with the host times that were fitted, by key such as "costs.host_s"."""
-    text = find(SYSTEM).read_text(encoding="utf-8")
+def system_text(values: Values, system: str = SYSTEM) -> str:
+    """Return a packaged system with other costs; what its file leaves to its kernel is written after that.
+
+    Args:
+        values: by key such as "costs.host_s"; other groups are left alone.
+        system: its name.
+    """
+    text = find(system).read_text(encoding="utf-8")
     for key, value in values.items():
-        text = re.sub(rf"(?m)^(  {key.split('.')[1]}: )\S+", rf"\g<1>{_seconds(value)}", text)
+        group, name = key.split(".")
+        if group != "costs":
+            continue
+        line = rf"(?m)^(  {name}: )\S+"
+        if re.search(line, text):
+            text = re.sub(line, rf"\g<1>{_seconds(value)}", text)
+        else:
+            text = re.sub(r"(?m)^(  kernel: .*)$", rf"\g<1>\n  {name}: {_seconds(value)}", text)
     return text
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.config import load_config
 from sim.costs import CostModel, EngineCosts
+from sim.fidelity.fitting import PACKAGED, Trial
 from sim.fidelity.measures import NO_LOAD, Measure
 from sim.fidelity.tables import read_rows
 from sim.fidelity.vllm_server import HARDWARE, SYSTEM
@@ -37,6 +38,7 @@ class MicroRow(BaseModel):
         active_adapters: adapters in use; 0: none.
         out_len: tokens that every sequence gets.
         itl_ms: mean time between tokens; None where the run failed.
+        ttft_ms: mean time to the first token; mostly queueing, but for one sequence at a time.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +51,7 @@ class MicroRow(BaseModel):
     active_adapters: Whole
     out_len: Count
     itl_ms: Annotated[float, Field(gt=0)] | None = None
+    ttft_ms: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _has_slots_for_its_adapters(self) -> Self:
@@ -104,11 +107,17 @@ def expected_distinct(adapters: int, batch: int) -> float:
     return adapters * (1 - (1 - 1 / adapters) ** batch) if adapters else 0.0
 
 
-def step_s(row: MicroRow) -> float:
-    """Return seconds of a decode step in the middle of the answers; prompts were not published and count as nothing."""
-    costs, model = load_config(SYSTEM).config.costs, load_model(MODELS[row.model])
+def step_s(row: MicroRow, trial: Trial = PACKAGED) -> float:
+    """Return seconds of a decode step in the middle of the answers; prompts were not published and count as nothing.
+
+    Args:
+        row: what decodes.
+        trial: the profile and the engine's costs; by default as packaged.
+    """
+    costs = trial.engine or load_config(SYSTEM).config.costs
     engine = costs if row.max_loras else EngineCosts.model_validate(_without_lora(costs))
-    law = CostModel(load_hardware(HARDWARE), model, engine, modules=ALL_MODULES, slots=row.max_loras)
+    gpu, model = trial.gpu or load_hardware(HARDWARE), load_model(MODELS[row.model])
+    law = CostModel(gpu, model, engine, modules=ALL_MODULES, slots=row.max_loras)
     expected = expected_distinct(row.active_adapters, row.batch)
     below = int(expected)
     return _decode_s(law, row, below) + (expected - below) * (

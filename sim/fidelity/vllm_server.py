@@ -9,6 +9,7 @@ import numpy as np
 from policies.base import FloatArray
 from sim.build import deploy, play_until
 from sim.config import Loaded, load_config
+from sim.fidelity.fitting import PACKAGED, Trial
 from sim.fidelity.vllm_rows import RunRow
 from sim.hardware import load_hardware
 from sim.metrics import Offered, duration_s, instant_s
@@ -78,9 +79,19 @@ class Answered(NamedTuple):
     itl_mean_s: float
 
 
-def answered(loaded: Loaded, trace: Trace, window_s: float) -> Answered:
-    """Simulate a server until the window ends; what has not been answered by then counts for nothing, as published."""
-    deployment = deploy(loaded, trace)
+def answered(loaded: Loaded, trace: Trace, window_s: float, trial: Trial = PACKAGED) -> Answered:
+    """Simulate a server until the window ends; what has not been answered by then counts for nothing, as published.
+
+    Args:
+        loaded: the server.
+        trace: its requests.
+        window_s: when it ends.
+        trial: the profile and the engine's costs; by default as packaged.
+
+    Raises:
+        ValueError: if no request has been answered by then.
+    """
+    deployment = deploy(trial.of(loaded), trace, gpu=trial.gpu)
     offered = Offered(trace, (play_until(deployment, to_ticks(window_s)),))
     finish_s = instant_s(offered.instant("finish"))
     done = finish_s <= window_s
