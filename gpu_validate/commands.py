@@ -16,8 +16,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from gpu_validate.order import in_turn
 from gpu_validate.rows import SWEEP, Peaks, Row, Sheet, Stamp
-from gpu_validate.runner import Measure, Tally, run_shapes
+from gpu_validate.runner import DeviceLostError, Measure, Tally, run_shapes
 from gpu_validate.shapes import TINY, Shape, find_model, kernel_shapes, load_shapes
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def main_load(options: Options) -> Tally:
     from gpu_validate.transfers import Arenas, Loader, ops_of  # noqa: PLC0415 - needs torch
 
     can_pin = ready.device.type == "cuda"
-    shapes = load_shapes(models, options.seed, ops_of, pinned=can_pin, tiny=options.tiny)
+    shapes = in_turn(load_shapes(models, options.seed, ops_of, pinned=can_pin, tiny=options.tiny))
     # A large arena takes seconds to pin and fill, and a resumed sweep may need none.
     missing = [shape for shape in shapes if ready.sheet is None or not ready.sheet.has(shape.kind, shape.config)]
     arenas = Arenas.for_shapes(missing, options.seed, can_pin=can_pin)
@@ -174,7 +175,7 @@ def main_kernels(options: Options) -> Tally:
     layers = Layers(ready.device, options.seed)
     loras = LoraSweep(layers, ready.device)
     draw = partial(kernel_shapes, dtype=str(floats(ready.device)).removeprefix("torch."), tiny=options.tiny)
-    shapes = [shape for model in models for shape in draw(model, options.seed, kernels_here())]
+    shapes = in_turn(shape for model in models for shape in draw(model, options.seed, kernels_here()))
     return told(
         ready.run("kernels", shapes, lambda shape, left: (loras if shape.kind == "lora" else layers)(shape, left))
     )
@@ -185,8 +186,9 @@ def main_calibrate(options: Options, base: str | None = None) -> Path:
 
     Raises:
         ValueError: as `bench`; or if too little was measured to fit a profile.
+        DeviceLostError: after the fit, if the device became unusable for this process.
     """
-    begin = perf_counter()
+    begin, lost = perf_counter(), None
     parts: dict[str, Callable[[Options], object]] = {"probe": main_probe, "load": main_load, "kernels": main_kernels}
     if find_spec("gpu_validate.iterations") is not None:
         parts["iterations"] = import_module("gpu_validate.iterations").main_iterations
@@ -197,9 +199,16 @@ def main_calibrate(options: Options, base: str | None = None) -> Path:
             continue
         try:
             part(replace(options, budget_s=left * SHARES[name]))
+        except DeviceLostError as error:
+            lost = error
+            _say([f"{name}: ended: {error}"])
+            break
         except RuntimeError as error:  # out of memory, for one: what the other parts measured is worth a fit
             _say([f"{name}: failed: {str(error).partition(chr(10))[0]}"])
-    return main_fit(options, base)
+    profile = main_fit(options, base)
+    if lost is not None:
+        raise lost
+    return profile
 
 
 def main_fit(options: Options, base: str | None = None) -> Path:

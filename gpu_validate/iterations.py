@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpu_validate.live import free_device
+from gpu_validate.order import in_turn
 from gpu_validate.shapes import TEST_STREAM, TINY, Shape, Split
 from gpu_validate.timing import Measured, summarise
 from policies.base import Request
@@ -105,10 +106,10 @@ class Iterations:
         deployment = deploy(load_config("slora", pool, extra))
         self._engine: Engine = open_engine(
             deployment,
-            device="cpu" if options.tiny else "cuda",
+            device="cuda" if options.device == "cuda" else "cpu",
             backend=backend,
             clock="virtual",
-            distinct_bytes=None if options.tiny else 2 << 30,
+            distinct_bytes=2 << 30 if options.device == "cuda" else None,
             positions=LONGEST_TOKENS + 2 * DECODE_STEPS,
             uses_graphs=uses_graphs,
             seed=options.seed,
@@ -201,13 +202,14 @@ def main_iterations(options: Options) -> Tally:
     ready = bench(options)
     from gpu_validate.lora.backends import available  # noqa: PLC0415
 
-    wanted = ("torch_loop",) if options.tiny else ("segmented", "bgmv")
+    on_gpu = options.device == "cuda"
+    wanted = ("segmented", "bgmv") if on_gpu else ("torch_loop",)
     usable = [name for name in wanted if available()[name] is None]
     model = TINY.name if options.tiny else options.models[0] if options.models else "llama-7b"
-    shapes = [
+    shapes = in_turn(
         shape
         for name in usable
-        for shape in iteration_shapes(model, name, options.seed, graph=not options.tiny, tiny=options.tiny)
-    ]
-    measure = OneAtATime(lambda kernel: Iterations(options, kernel, uses_graphs=not options.tiny))
+        for shape in iteration_shapes(model, name, options.seed, graph=on_gpu, tiny=options.tiny)
+    )
+    measure = OneAtATime(lambda kernel: Iterations(options, kernel, uses_graphs=on_gpu))
     return told(ready.run("iterations", shapes, measure))

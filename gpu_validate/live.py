@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpu_validate.engine.build import Engine
     from gpu_validate.engine.device import Iteration
 
-MOST_WARMED = 64  # requests; larger batches capture their graph when they first come
+MOST_WARMED = 128  # requests; larger batches capture their graph when they first come
 DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
 
 

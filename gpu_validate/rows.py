@@ -177,6 +177,7 @@ class Sheet:
         self.path = path
         _drop_half_line(path)
         self._done = {row.key for row in self.rows() if row.n}
+        self._failed = {row.key for row in self.rows() if not row.n}
         self._devices = {row.device for row in self.rows()}
 
     def rows(self) -> list[Row]:
@@ -186,6 +187,10 @@ class Sheet:
     def has(self, kind: str, config: Config) -> bool:
         """Whether this shape was measured; a failed attempt does not count."""
         return key_of(kind, config) in self._done
+
+    def has_failed(self, kind: str, config: Config) -> bool:
+        """Whether an attempt at this shape failed."""
+        return key_of(kind, config) in self._failed
 
     def append(self, row: Row) -> None:
         """Write a row so that it survives whatever comes next.
@@ -200,8 +205,7 @@ class Sheet:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(row.to_json() + "\n")
         self._devices.add(row.device)
-        if row.n:
-            self._done.add(row.key)
+        (self._done if row.n else self._failed).add(row.key)
 
     def sha256(self) -> str:
         """Return the hash of the whole sweep, by which a fitted profile names it."""

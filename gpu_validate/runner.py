@@ -14,6 +14,8 @@ from gpu_validate.timing import Measured
 from sim.progress import progress
 
 Measure = Callable[[Shape, float], Measured]
+# After one of these CUDA refuses whatever a process still asks of the device.
+FATAL = ("illegal memory access", "illegal instruction", "misaligned address", "device-side assert", "launch failure")
 MOST_S = 2.0  # of a shape: enough for hundreds of runs of anything here
 LEAST_S = 0.02
 
@@ -26,13 +28,18 @@ class Tally:
         what: the command.
         rows: measured now.
         resumed: shapes that were there already.
-        dropped: shapes for which there was no time.
+        left_out: shapes for which there was no time.
     """
 
     what: str
     rows: list[Row] = field(default_factory=list)
     resumed: int = 0
-    dropped: int = 0
+    left_out: list[Shape] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> int:
+        """Return for how many shapes there was no time."""
+        return len(self.left_out)
 
     def lines(self) -> list[str]:
         """Return a summary for people: counts first, then why rows are invalid."""
@@ -41,9 +48,21 @@ class Tally:
         if self.resumed:
             counts += f", {self.resumed} already there"
         if self.dropped:
-            counts += f", {self.dropped} dropped for lack of time (raise --budget-s, and run it again: it goes on)"
+            counts += (
+                f", {_counted(self.left_out)} dropped for lack of time (raise --budget-s, and run it again: it goes on)"
+            )
         reasons = Counter(_reason(row.why) for row in invalid)
         return [counts, *(f"  invalid: {why} ({count})" for why, count in reasons.most_common())]
+
+
+class DeviceLostError(RuntimeError):
+    """The process can use its device no longer; another one can."""
+
+
+def _counted(shapes: Sequence[Shape]) -> str:
+    """Return how many of each kind, LoRA kernels apart."""
+    kinds = Counter(" ".join(filter(None, (shape.kind, shape.config.get("kernel")))) for shape in shapes)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def _reason(why: str) -> str:
@@ -75,15 +94,18 @@ def run_shapes(
         peaks: rates above which a row is invalid.
         budget_s: seconds for all.
         now: the clock of the budget.
+
+    Raises:
+        DeviceLostError: if a shape leaves the device unusable for this process.
     """
-    missing = [shape for shape in shapes if sheet is None or not sheet.has(shape.kind, shape.config)]
+    missing = _missing(shapes, sheet)
     tally = Tally(what, resumed=len(shapes) - len(missing))
     end = now() + budget_s
     with progress(len(missing), what) as bar:
         for index, shape in enumerate(missing):
             left = end - now()
             if left <= 0:
-                tally.dropped = len(missing) - index
+                tally.left_out = missing[index:]
                 break
             share = min(MOST_S, max(LEAST_S, left / (len(missing) - index) / 2))  # half: setting up takes time, too
             row = _row(shape, measure, share, stamp, peaks)
@@ -91,7 +113,18 @@ def run_shapes(
                 sheet.append(row)
             tally.rows.append(row)
             bar.advance()
+            if any(words in row.why for words in FATAL):
+                msg = f"{shape.kind} {shape.id} {row.why}; the same command goes on, and tries this shape last"
+                raise DeviceLostError(msg)
     return tally
+
+
+def _missing(shapes: Sequence[Shape], sheet: Sheet | None) -> list[Shape]:
+    """Return what was not measured yet; what failed before comes last, since it may end the process."""
+    if sheet is None:
+        return list(shapes)
+    missing = [shape for shape in shapes if not sheet.has(shape.kind, shape.config)]
+    return sorted(missing, key=lambda shape: sheet.has_failed(shape.kind, shape.config))
 
 
 def _row(shape: Shape, measure: Measure, budget_s: float, stamp: Stamp, peaks: Peaks) -> Row:

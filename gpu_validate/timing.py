@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpu_validate.capture import capture
 from gpu_validate.rows import Clock
 
 if TYPE_CHECKING:
@@ -128,18 +129,7 @@ def captured(work: Work, *, device: torch.device | str) -> Work:
     """
     if not str(device).startswith("cuda"):
         return work
-    import torch  # noqa: PLC0415 - slow to import, and optional
-
-    side = new_stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):  # a graph must not record a library's first call
-        for _ in range(ESTIMATE_RUNS):
-            work()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return _Replay(graph, work)
+    return _Replay(capture(work, device=device, warm_ups=ESTIMATE_RUNS), work)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import pytest
 
 from gpu_validate import commands
 from gpu_validate.rows import SWEEP, Peaks, read_rows
+from gpu_validate.runner import DeviceLostError
 from tests.commands import chameleon, python
 
 MEASURING = ("probe", "load", "kernels", "calibrate")
@@ -231,6 +232,24 @@ def test_a_part_that_fails_does_not_cost_the_fit_of_the_others(
     assert commands.main_calibrate(commands.Options("cpu", tmp_path)) == tmp_path
     assert done == ["probe", "kernels"]
     assert capsys.readouterr().out == "load: failed: CUDA out of memory.\n"
+
+
+def test_calibrate_fits_what_it_has_before_it_says_that_the_device_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def lose(_options: commands.Options) -> None:
+        msg = "lora 1 failed: CUDA error: an illegal memory access was encountered"
+        raise DeviceLostError(msg)
+
+    monkeypatch.setattr(commands, "main_probe", lambda _options: done.append("probe"))
+    monkeypatch.setattr(commands, "main_load", lose)
+    monkeypatch.setattr(commands, "main_kernels", lambda _options: done.append("kernels"))
+    monkeypatch.setattr(commands, "main_fit", lambda _options, _base: done.append("fit"))
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        commands.main_calibrate(commands.Options("cpu", tmp_path))
+    assert done == ["probe", "fit"]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

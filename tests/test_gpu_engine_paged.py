@@ -14,7 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
 
-from gpu_validate.engine.attention import TokenAttention, gathered_attention, rows_and_mask  # noqa: E402
+from gpu_validate.engine import attention  # noqa: E402
+from gpu_validate.engine.attention import Packed, TokenAttention, gathered_attention, rows_and_mask  # noqa: E402
 from gpu_validate.engine.paged import can_attend, splits_for  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,3 +75,22 @@ def test_paged_attention_agrees_on_the_gpu(heads: int, kv_heads: int) -> None:
     wanted = gathered_attention(q.float(), cache.float(), *rows_and_mask(tables, lengths))
     found = TokenAttention(tables, lengths)(q, cache).float()
     assert torch.allclose(found, wanted, rtol=2e-2, atol=2e-2)
+
+
+def test_a_varlen_kernel_that_knows_no_groups_is_used_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("torch.nn.attention.varlen")
+    windows: list[tuple[int, int]] = []
+
+    def varlen_attn(q: Any, k: Any, v: Any, starts: Any, ends: Any, m: int, n: int, *, window_size: Any) -> Any:
+        assert starts.dtype == ends.dtype == torch.int32
+        windows.append(window_size)
+        return q
+
+    monkeypatch.setattr(module, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "varlen_kernel", attention.varlen_kernel.__wrapped__)
+    assert attention.varlen_kernel(has_groups=True) is None
+    causal = attention.varlen_kernel(has_groups=False)
+    q, packed = torch.randn(5, 2, 16), Packed(torch.tensor([0, 2, 5]), (2, 3))
+    assert causal is not None
+    assert causal(q, q, q, packed, packed) is q
+    assert windows == [(-1, 0)]

@@ -85,6 +85,11 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
     assert [row.seed for row in read_rows(path)] == [7, 8]
 
 
+def is_square(model: Model) -> bool:
+    """Whether a `dense` row can describe the model's output projection."""
+    return model.heads * model.head_dim == model.hidden
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -160,7 +165,7 @@ def test_without_peaks_nothing_is_too_fast() -> None:
     assert too_fast(Amount(1e30, 1e30, 1e30), 1.0, Peaks()) == ""
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [name for name in model_names() if is_square(load_model(name))])
 def test_a_dense_shape_has_the_flops_of_the_models_matrices(name: str) -> None:
     model = load_model(name)
     config = next(shape.config for shape in kernel_shapes(model, 0) if shape.kind == "dense")

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 
 from gpu_validate.rows import Peaks, Row, Sheet, Stamp
-from gpu_validate.runner import Tally, run_shapes
+from gpu_validate.runner import FATAL, DeviceLostError, Tally, run_shapes
 from gpu_validate.shapes import Shape
 from gpu_validate.timing import CPU_NOTE, MAX_RUNS, Measured, Timing, captured, measure, measure_beside, summarise
 
 STAMP = Stamp("card", "1.2", "2.13", "2026-01-02", 0)
 ROW = Row("launch", {}, 1.0, 1.0, 1.0, 20, "device", **asdict(STAMP))
+SHAPES_LEFT = [Shape("dense", {"tokens": 1}), Shape("dense", {"tokens": 2}), Shape("lora", {"kernel": "bgmv"})]
 STEADY = Timing(1.0, 1.0, 1.0, 20, "device")
 
 
@@ -116,8 +118,8 @@ def test_a_cpu_has_no_graphs() -> None:
 def test_the_summary_counts_reasons_and_not_rows() -> None:
     whys = ("noisy: 20%", "noisy: 30%", "2 FLOP/s is above 1.05 times the peak of 1", "failed: out of memory", "")
     rows = [replace(ROW, valid=not why, why=why) for why in whys]
-    first, *reasons = Tally("load", rows, resumed=2, dropped=3).lines()
-    assert first.startswith("load: 5 rows measured, 4 of them invalid, 2 already there, 3 dropped for lack of time")
+    first, *reasons = Tally("load", rows, resumed=2, left_out=SHAPES_LEFT).lines()
+    assert first.startswith("load: 5 rows measured, 4 of them invalid, 2 already there, 2 dense, 1 lora bgmv dropped ")
     assert reasons == [
         "  invalid: noisy (2)",
         "  invalid: a rate above the peak (1)",
@@ -216,10 +218,16 @@ class FakeCuda:
             def replay(self) -> None:
                 fake.log.append("replay")
 
+        class Capture(nullcontext[None]):
+            def __init__(self, _graph: Graph, pool: object) -> None:
+                assert pool is None
+                super().__init__()
+                self.capture_stream = Stream()
+
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "current_stream", Stream)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-        monkeypatch.setattr(torch.cuda, "graph", lambda _graph: nullcontext())
+        monkeypatch.setattr(torch.cuda, "graph", Capture)
         monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
 
 
@@ -281,3 +289,19 @@ def test_a_graph_keeps_the_memory_of_its_work(cuda: FakeCuda) -> None:
     del replay
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize("words", FATAL)
+def test_a_shape_that_costs_the_device_ends_the_sweep_and_is_tried_last(words: str, tmp_path: Path) -> None:
+    sheet = Sheet(tmp_path / "sweep.jsonl")
+
+    def took(shape: Shape) -> Timing:
+        if shape.config["kernels"] == 1:
+            msg = f"CUDA error: {words} was encountered"
+            raise RuntimeError(msg)
+        return STEADY
+
+    with pytest.raises(DeviceLostError, match=r"launch \w+ failed: CUDA error"):
+        run(shapes(1, 2, 3), took, sheet=sheet)
+    again = run(shapes(1, 2, 3), lambda _: STEADY, sheet=sheet)
+    assert [row.config["kernels"] for row in again] == [2, 3, 1]

@@ -71,9 +71,10 @@ class HostStore:
         self.is_aliased = limit < total
         self._starts = list(_starts(sizes, limit))
         self.flat = torch.empty(max(limit, 1), dtype=dtype, pin_memory=pinned)
-        pattern = torch.randn(min(_PATTERN_ELEMENTS, len(self.flat)), generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randn(min(_PATTERN_ELEMENTS, len(self.flat)), generator=torch.Generator().manual_seed(seed))
+        pattern = (drawn * deviation).to(dtype)
         for chunk in torch.split(self.flat, len(pattern)):
-            chunk.copy_(pattern[: len(chunk)] * deviation)
+            chunk.copy_(pattern[: len(chunk)])
 
     def adapter(self, index: int) -> torch.Tensor:
         """Return an adapter's weights, shape (elements,), as a view."""

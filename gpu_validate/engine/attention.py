@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -37,7 +37,8 @@ def prompt_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries:
     Returns:
         Shape (tokens, heads, head_dim).
     """
-    varlen = varlen_kernel() if q.is_cuda and q.dtype != torch.float32 else None
+    is_taken = q.is_cuda and q.dtype != torch.float32
+    varlen = varlen_kernel(has_groups=q.shape[1] != k.shape[1]) if is_taken else None
     if varlen is not None:
         return varlen(q, k, v, queries, keys)
     packed = ((q, queries), (k, keys), (v, keys))
@@ -104,20 +105,22 @@ def rows_and_mask(tables: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Te
 
 
 @cache
-def varlen_kernel() -> Varlen | None:
-    """Return causal attention over packed prompts, if this torch has one that takes grouped queries."""
+def varlen_kernel(*, has_groups: bool) -> Varlen | None:
+    """Return causal attention over packed prompts, if this torch has one, and one for grouped queries if they are."""
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - older versions of torch have none
     except ImportError:
         return None
-    if not {"enable_gqa", "window_size"} <= set(inspect.signature(varlen_attn).parameters):
+    known = set(inspect.signature(varlen_attn).parameters)
+    if "window_size" not in known or (has_groups and "enable_gqa" not in known):
         return None
+    grouped: dict[str, Any] = {"enable_gqa": True} if has_groups else {}
 
     def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed) -> torch.Tensor:
         # With fewer queries than keys its causal window is that of the last tokens, as ours is.
         starts, key_starts = (packed.bounds.to(torch.int32) for packed in (queries, keys))
         most, most_keys = (max(packed.lengths) for packed in (queries, keys))
-        found = varlen_attn(q, k, v, starts, key_starts, most, most_keys, window_size=(-1, 0), enable_gqa=True)
+        found = varlen_attn(q, k, v, starts, key_starts, most, most_keys, window_size=(-1, 0), **grouped)
         return found if isinstance(found, torch.Tensor) else found[0]
 
     return causal

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
+from gpu_validate.capture import capture
 from gpu_validate.lora.plan import LoraPlan
 
 LEAST_BLOCKS, WIDTH_STEP = 8, 4
@@ -94,14 +96,7 @@ class DecodeGraphs:
         device = torch.device("cuda")
         metadata = self._idle_metadata(requests, size).to(device)
         plan = None if plan is None else self._fixed(plan, requests, device)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # kernels are compiled and workspaces made outside of the capture
-            self._body(metadata, requests, plan)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._body(metadata, requests, plan)
+        graph = capture(partial(self._body, metadata, requests, plan), device=device, pool=self._pool)
         self._pool = graph.pool()  # graphs run one after another, so they may share their intermediates
         return Captured(graph, metadata, plan)
 

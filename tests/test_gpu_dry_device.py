@@ -1,0 +1,122 @@
+"""Lines that only run on CUDA, on a device that is not there; `dry_cuda` says what this can show and what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gpu_validate import commands, iterations, live, runner, timing  # noqa: E402 - torch may be missing
+from gpu_validate.capture import capture  # noqa: E402
+from gpu_validate.commands import Options  # noqa: E402
+from gpu_validate.engine import build  # noqa: E402
+from gpu_validate.order import in_turn  # noqa: E402
+from gpu_validate.shapes import TINY  # noqa: E402
+from sim.config import load_config  # noqa: E402
+from tests.dry_cuda import dry_cuda  # noqa: E402
+from tests.dry_mode import DryCuda  # noqa: E402
+from tests.engine_world import job_of, said, worker_of  # noqa: E402
+
+CUDA = torch.device("cuda")
+ASKED = [(0, 5, 0), (1, 17, 1), (2, 1, 4), (3, 33, 2), (4, 16, 3)]  # id, prompt, adapter
+
+
+@pytest.fixture
+def dry(monkeypatch: pytest.MonkeyPatch) -> Iterator[DryCuda]:
+    """Return a dry device on which the harness measures tiny shapes and engines."""
+    monkeypatch.setattr(Options, "tiny", True)
+    monkeypatch.setattr(timing, "FLUSH_BYTES", 2**10)
+    monkeypatch.setattr(runner, "MOST_S", 0.0)  # the fewest runs
+    monkeypatch.setattr(timing, "WARM_UP_S", 0.0)
+    monkeypatch.setattr(live, "MOST_WARMED", 4)
+    monkeypatch.setattr(build, "open_engine", partial(build.open_engine, dims=TINY, rank_divisor=8))
+    with dry_cuda() as mode:
+        yield mode
+
+
+def first_shapes(monkeypatch: pytest.MonkeyPatch, where: Any, count: int) -> None:
+    monkeypatch.setattr(where, "in_turn", lambda shapes: in_turn(shapes)[:count])
+
+
+def test_every_kind_of_kernel_is_measured(dry: DryCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_shapes(monkeypatch, commands, 60)
+    tally = commands.main_kernels(Options("cuda", tmp_path, budget_s=600.0))
+    assert [row.why for row in tally.rows if not row.n] == []
+    kinds = {row.kind for row in tally.rows}
+    assert kinds == {"dense", "lm_head", "attention_prefill", "attention_decode", "launch", "lora"}
+    assert [row.note for row in tally.rows if "not captured" in row.note] == []
+    assert dry.captures > 20
+    assert dry.replays > 20 * dry.captures
+
+
+def test_every_way_of_copying_is_measured(dry: DryCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_shapes(monkeypatch, commands, 40)
+    tally = commands.main_load(Options("cuda", tmp_path, budget_s=600.0))
+    assert [row.why for row in tally.rows if not row.n] == []
+    assert {row.config["beside"] for row in tally.rows} == {"idle", "decode", "prefill"}
+    assert {row.config["pinned"] for row in tally.rows} == {True, False}
+    assert {row.clock for row in tally.rows} == {"device"}
+
+
+def test_iterations_of_the_engine_are_measured(dry: DryCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_shapes(monkeypatch, iterations, 6)
+    tally = iterations.main_iterations(Options("cuda", tmp_path, budget_s=600.0))
+    assert [row.why for row in tally.rows if not row.n] == []
+    assert {(row.config["phase"], row.config["kernel"]) for row in tally.rows} == {
+        ("decode", "segmented"),
+        ("prefill", "segmented"),
+    }
+    assert dry.captures > 0
+
+
+@pytest.mark.parametrize(
+    ("system", "settings"),
+    [
+        ("slora", ()),
+        ("chameleon", ()),
+        ("vllm", ("limits.step_tokens=64",)),
+        ("fastserve", ("memory.kv_pool_tokens=2000",)),
+        ("fastserve", ("memory.kv_pool_tokens=2000", "admission.preempted=keep")),
+        ("dlora", ("limits.running_requests=4", "workload.adapters=3")),
+    ],
+)
+def test_an_engine_serves_every_request_in_real_time(dry: DryCuda, system: str, settings: tuple[str, ...]) -> None:
+    workload = {"requests": 8, "rate_per_s": 200.0, "scale": 20.0}
+    served = live.serve(load_config(system, settings, {"workload": workload}), live.Setup("cuda"))
+    assert served.observed.counters["requests.completed"] + served.observed.counters["requests.rejected"] == 8
+    assert served.observed.iterations is not None
+    assert len(served.observed.iterations) > 8
+    assert dry.replays > dry.captures > 0
+
+
+@pytest.mark.parametrize("kernel", ["segmented", "bgmv"])
+def test_a_graph_says_what_a_cpu_says(dry: DryCuda, kernel: str) -> None:
+    on_cpu, captured = worker_of(), worker_of(kernel=kernel, device=CUDA, uses_graphs=True)
+    for worker in (on_cpu, captured):
+        jobs = [job_of(worker, *one) for one in ASKED]
+        worker.prefill(jobs)
+        for batch in (jobs, jobs[1:], jobs[:1]):
+            for _ in range(3):
+                worker.decode(batch)
+    assert said(captured) == said(on_cpu)
+    assert dry.captures == 3
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(dry: DryCuda) -> None:
+    before, numbers = torch.cuda.current_stream(), torch.zeros(3, device="cuda")
+    runs = []
+
+    def work() -> None:
+        runs.append(1)
+        if len(runs) > 1:  # the first run warms up
+            numbers.tolist()
+
+    with pytest.raises(RuntimeError, match="capture"):
+        capture(work, device=CUDA)
+    assert torch.cuda.current_stream() is before
+    assert dry.captures == 0
