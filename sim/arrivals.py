@@ -125,6 +125,26 @@ class CodeArrivals(_Arrivals):
         return np.array(starts[:-1], dtype=np.int64)
 
 
+class TraceArrivals(BaseModel):
+    """The stamps of a trace file, all stretched alike to another rate: its bursts and lulls stay what they are."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    family: Literal["trace"] = Field(default="trace", description="a trace file's own stamps, brought to the rate")
+
+    def factor(self, own_s: FloatArray, rate_per_s: float) -> float:
+        """Return what stamps are multiplied by for this mean rate from the first to the last.
+
+        Raises:
+            ValueError: if the stamps have no rate.
+        """
+        span_s = float(own_s[-1] - own_s[0])
+        if not span_s > 0:
+            msg = "arrivals are those of the trace, and all of its stamps are equal; choose another family"
+            raise ValueError(msg)
+        return (len(own_s) - 1) / span_s / rate_per_s
+
+
 def _spell_out(value: object) -> object:
     """Accept a family's bare name or a client's word for it."""
     if isinstance(value, str):
@@ -132,7 +152,8 @@ def _spell_out(value: object) -> object:
     return value
 
 
+DrawnArrivals = PoissonArrivals | GammaArrivals | ConvArrivals | CodeArrivals
 Arrivals = Annotated[
-    Annotated[PoissonArrivals | GammaArrivals | ConvArrivals | CodeArrivals, Field(discriminator="family")],
+    Annotated[DrawnArrivals | TraceArrivals, Field(discriminator="family")],
     BeforeValidator(_spell_out),
 ]

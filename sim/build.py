@@ -38,6 +38,7 @@ from sim.names import SEAMS
 from sim.options import EngineOptions
 from sim.plugins import resolve
 from sim.records import Records
+from sim.shorten import taken_as_given
 from sim.sizing import engine_options, loading_costs, memory_limits, parallel_of
 from sim.ticks import TICKS_PER_S, to_seconds, to_ticks
 from sim.trace import Trace
@@ -108,7 +109,7 @@ def deploy(
     parallel = parallel_of(config)
     hardware, model = gpu or load_hardware(config.hardware), load_model(config.model)
     _check_parallel(loaded, model)
-    trace = make_trace(config.workload, config.seed) if trace is None else trace
+    trace = make_trace(config.workload, config.seed, model) if trace is None else taken_as_given(trace, model)
     _check_span(trace)
     costs = CostModel(
         hardware,

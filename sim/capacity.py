@@ -7,10 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sim.config import Loaded
-from sim.experiment import execute
-from sim.replications import replace_config
-
-COMPLETED = 0.99  # of the offered requests: those without a first token miss every objective
+from sim.objective import Objective, at_rate, probe
 
 
 class Search(NamedTuple):
@@ -56,11 +53,24 @@ def highest_rate(search: Search, start: float | None = None) -> float:
         return min(low + step * tolerance, high)
 
     first, stride = (steps // 2, max(steps // 4, 1)) if start is None else (round((start - low) / tolerance), 1)
-    fine, much = _bracket(lambda step: is_within(search.loaded, rate(step)), min(max(first, 0), steps), steps, stride)
+    found = highest_step(lambda step: is_within(search.loaded, rate(step)), steps, min(max(first, 0), steps), stride)
+    return rate(max(found, 0))
+
+
+def highest_step(carries: Callable[[int], bool], steps: int, first: int, stride: int) -> int:
+    """Return the highest of the steps 0 to `steps` that is carried, asking about none of them twice; -1 if none is.
+
+    Args:
+        carries: true up to some step, false beyond it.
+        steps: the last one.
+        first: where to begin.
+        stride: how far the second question is from the first; the third is twice as far, and so on; then bisection.
+    """
+    fine, much = _bracket(carries, first, steps, stride)
     while much - fine > 1:
         middle = (fine + much) // 2
-        fine, much = (middle, much) if is_within(search.loaded, rate(middle)) else (fine, middle)
-    return rate(max(fine, 0))
+        fine, much = (middle, much) if carries(middle) else (fine, middle)
+    return fine
 
 
 def _bracket(carries: Callable[[int], bool], first: int, steps: int, stride: int) -> tuple[int, int]:
@@ -83,9 +93,4 @@ def _bracket(carries: Callable[[int], bool], first: int, steps: int, stride: int
 
 def is_within(loaded: Loaded, rate_per_s: float) -> bool:
     """Whether 99 % of all offered requests are completed, and their P99 TTFT is within the objective, at this rate."""
-    workload = loaded.config.workload.model_copy(update={"rate_per_s": rate_per_s})
-    summary = execute(replace_config(loaded, workload=workload)).summary
-    requests, p99_ms = summary["requests"], summary["metrics"]["ttft_ms"]["p99"]
-    if requests["completed"] < COMPLETED * requests["offered"] or p99_ms is None:
-        return False
-    return bool(p99_ms <= loaded.config.ttft_slo_s * 1e3)
+    return probe(at_rate(loaded, rate_per_s), Objective(loaded.config.ttft_slo_s)).is_met

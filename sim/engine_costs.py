@@ -41,7 +41,7 @@ class EngineCosts(Strict):
         prefill_host_s: host time of a prefill iteration, in place of `host_s`.
         launch_s: CPU time to launch an iteration's kernels, for 32 layers; scales with their number. An iteration lasts
             at least this long (0: CUDA graphs).
-        prefill_launch_s: the same of an iteration with prompts, where only decode runs from CUDA graphs; None: launch_s.
+        prefill_launch_s: the same of an iteration with prompts, where graphs serve decode alone; None: launch_s.
         graph_buckets: batch sizes that decode is padded to; larger batches are not padded.
         kernel: the LoRA kernel; it chooses the live terms and the defaults of the fields below.
         lora_token_s: per token of an iteration with adapters, for 128 adapted projections; scales with their number.

@@ -12,6 +12,7 @@ from policies.builtin import BUILTIN
 from sim.names import SEAMS
 from sim.plugins import class_of
 from sim.provenance import users_files
+from sim.readers import files_of
 from sim.yamltext import ConfigError
 
 SUFFIXES = {".py", ".yaml"}
@@ -29,7 +30,7 @@ def source_sha256() -> str:
 
 
 def files_sha256(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hash of each file that a resolved configuration names: trace, hardware profile, policies.
+    """Return the hash of each file that a resolved configuration names: trace, hardware profile, model, policies.
 
     Of a policy these are its own files and those of the user's that they import; of an installed one, its own.
     """
@@ -39,8 +40,9 @@ def files_sha256(config: Mapping[str, Any]) -> dict[str, str]:
 def _named(config: Mapping[str, Any]) -> Iterator[Path]:
     trace = config.get("workload", {}).get("trace")
     if trace is not None:
-        yield Path(trace)
+        yield from files_of(trace)
     yield Path(str(config.get("hardware", "")))
+    yield Path(str(config.get("model", "")))
     for seam in SEAMS:
         yield from _policy_files(str(config.get(seam, {}).get("kind", "")), seam)
 

@@ -1,4 +1,4 @@
-"""How long prompts and outputs are: drawn from fitted mixtures or uniformly, then scaled, dropped or cut as declared.
+"""How long prompts and outputs are: drawn from fitted mixtures, from named laws, or all alike.
 
 The statistics of `conv` and `code` are fitted to the Azure LLM Inference Dataset 2023
 (github.com/Azure/AzurePublicDataset, CC-BY-4.0; described in Splitwise, ISCA 2024); changed: summarised as mixtures.
@@ -8,17 +8,17 @@ described in Mooncake, FAST 2025); changed likewise.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sim.trace import Trace
-
 IntArray = npt.NDArray[np.int64]
+Tokens = Annotated[float, Field(ge=1, le=1e7)]
+Sigma = Annotated[float, Field(ge=0, le=5)]
 
 # each row: weight, mean of ln(input), mean of ln(output), standard deviations of both, their correlation
 _CONV = (
@@ -128,67 +128,74 @@ class UniformLengths(_Lengths):
         return drawn[:, 0], drawn[:, 1]
 
 
+class LognormalLengths(_Lengths):
+    """Independent lognormal lengths, rounded; of each, two of mean, median and sigma are given and tell the third."""
+
+    family: Literal["lognormal"] = Field(default="lognormal", description="independent lognormal lengths")
+    input_mean_tokens: Tokens | None = Field(default=None, description="mean input before it is clipped, tokens")
+    input_median_tokens: Tokens | None = Field(default=None, description="median input, tokens")
+    input_sigma: Sigma | None = Field(default=None, description="standard deviation of ln(input)")
+    output_mean_tokens: Tokens | None = Field(default=None, description="mean output before it is clipped, tokens")
+    output_median_tokens: Tokens | None = Field(default=None, description="median output, tokens")
+    output_sigma: Sigma | None = Field(default=None, description="standard deviation of ln(output)")
+    max_input_tokens: int = Field(default=131_072, ge=1, description="longer inputs are cut to this, tokens")
+    max_output_tokens: int = Field(default=131_072, ge=1, description="longer outputs are cut to this, tokens")
+
+    @model_validator(mode="after")
+    def _two_of_three_are_given(self) -> Self:
+        for what in ("input", "output"):
+            given = self._given(what)
+            mean, median, _ = given
+            if sum(number is not None for number in given) != 2:
+                names = f"{what}_mean_tokens, {what}_median_tokens and {what}_sigma"
+                msg = f"of {names}, two are needed, and they tell the third"
+                raise ValueError(msg)
+            if mean is not None and median is not None and mean < median:
+                msg = f"{what}_mean_tokens is {mean:g}; at least the median, {median:g}, is allowed"
+                raise ValueError(msg)
+        return self
+
+    def _given(self, what: str) -> tuple[float | None, float | None, float | None]:
+        if what == "input":
+            return self.input_mean_tokens, self.input_median_tokens, self.input_sigma
+        return self.output_mean_tokens, self.output_median_tokens, self.output_sigma
+
+    def law(self, what: Literal["input", "output"]) -> tuple[float, float]:
+        """Return the mean and the standard deviation of ln(tokens)."""
+        mean, median, sigma = self._given(what)
+        if sigma is None:
+            mean, median = mean or 1.0, median or 1.0  # both are given then
+            return math.log(median), math.sqrt(2 * math.log(mean / median))
+        return (math.log(median) if median is not None else math.log(mean or 1.0) - sigma**2 / 2), sigma
+
+    def draw(self, requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return input and output tokens, each of shape (requests,) and at least 1."""
+        uniform = rng.random((requests, 2))
+        normals = _normal_pair(uniform[:, 0], uniform[:, 1])
+        (mu_in, sd_in), (mu_out, sd_out) = self.law("input"), self.law("output")
+        prompt = _tokens(mu_in + sd_in * normals[0], self.max_input_tokens)
+        return prompt, _tokens(mu_out + sd_out * normals[1], self.max_output_tokens)
+
+
+class FixedLengths(_Lengths):
+    """Every request alike."""
+
+    family: Literal["fixed"] = Field(default="fixed", description="every request alike")
+    input_tokens: int = Field(default=1024, ge=1, description="input of every request, tokens")
+    output_tokens: int = Field(default=128, ge=1, description="output of every request, tokens")
+
+    def draw(self, requests: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Return input and output tokens, each of shape (requests,); nothing is drawn."""
+        del rng
+        return np.full(requests, self.input_tokens), np.full(requests, self.output_tokens)
+
+
 def _spell_out(value: object) -> object:
     """Accept a family's bare name for the family with its defaults."""
     return {"family": value} if isinstance(value, str) else value
 
 
 Lengths = Annotated[
-    Annotated[MixtureLengths | UniformLengths, Field(discriminator="family")],
+    Annotated[MixtureLengths | UniformLengths | LognormalLengths | FixedLengths, Field(discriminator="family")],
     BeforeValidator(_spell_out),
 ]
-
-
-def noted(trace: Trace, what: str, rows: int | np.int64) -> Trace:
-    """Return the trace with one more note."""
-    return replace(trace, notes=(*trace.notes, (what, int(rows))))
-
-
-def _scaled(trace: Trace, scale: float) -> Trace:
-    if scale == 1:
-        return trace
-    prompt, output = (np.rint(tokens / scale) for tokens in (trace.prompt_tokens, trace.output_tokens))
-    clamped = ((prompt < 1) | (output < 1)).sum()
-    shorter = replace(
-        trace,
-        prompt_tokens=np.maximum(prompt, 1).astype(np.int64),
-        output_tokens=np.maximum(output, 1).astype(np.int64),
-    )
-    shorter = noted(shorter, f"lengths divided by {scale:g}", len(trace))
-    return noted(shorter, "rows with a length clamped to 1 after that", clamped)
-
-
-def _dropped(trace: Trace, most: int) -> Trace:
-    keep = trace.prompt_tokens + trace.output_tokens <= most
-    if not keep.any():
-        msg = f"drop_over_tokens is {most}, and no request is that short"
-        raise ValueError(msg)
-    kept = replace(
-        trace,
-        arrival_s=trace.arrival_s[keep],
-        prompt_tokens=trace.prompt_tokens[keep],
-        output_tokens=trace.output_tokens[keep],
-        adapter=trace.adapter[keep],
-    )
-    return noted(kept, f"rows over {most} tokens dropped", (~keep).sum())
-
-
-def _truncated(trace: Trace, most: int) -> Trace:
-    output = np.minimum(trace.output_tokens, most - 1)
-    prompt = np.minimum(trace.prompt_tokens, most - output)
-    over = (trace.prompt_tokens + trace.output_tokens > most).sum()
-    return noted(replace(trace, prompt_tokens=prompt, output_tokens=output), f"rows truncated to {most} tokens", over)
-
-
-def fitted(trace: Trace, scale: float, drop_over_tokens: int | None, truncate_tokens: int | None) -> Trace:
-    """Return the trace with lengths divided by `scale`, then long rows dropped, then the rest truncated, all noted.
-
-    Raises:
-        ValueError: if no row is left.
-    """
-    trace = _scaled(trace, scale)
-    if drop_over_tokens is not None:
-        trace = _dropped(trace, drop_over_tokens)
-    if truncate_tokens is not None:
-        trace = _truncated(trace, truncate_tokens)
-    return trace

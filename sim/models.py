@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.names import closest
+from sim.yamlfile import validate
+from sim.yamltext import parse
 
 Count = Annotated[int, Field(gt=0)]
 DEFAULT_MODULES = ("q", "k", "v", "o")
 ALL_MODULES = ("q", "k", "v", "o", "gate", "up", "down")
+SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class Model(BaseModel):
     """A Llama-shaped decoder: gated MLP, two norms a layer, no biases.
 
     Attributes:
-        name: the key in `models.yaml`.
+        name: the key in `models.yaml`, or what a file of its own calls it.
         layers: decoder layers.
         hidden: width of the residual stream.
         heads: query heads.
@@ -47,6 +51,13 @@ class Model(BaseModel):
     context_window: Count
     tied_embeddings: bool = False
     dtype_bytes: Count = 2
+
+    @model_validator(mode="after")
+    def _shares_keys_and_values_evenly(self) -> Self:
+        if self.heads % self.kv_heads:
+            msg = f"kv_heads is {self.kv_heads}; a divisor of heads, {self.heads}, is allowed"
+            raise ValueError(msg)
+        return self
 
     @property
     def gemms(self) -> dict[str, tuple[int, int]]:
@@ -138,16 +149,25 @@ def model_names() -> list[str]:
     return list(_table())
 
 
-def load_model(name: str) -> Model:
-    """Return a model of the packaged table.
+def load_model(name_or_path: str | Path) -> Model:
+    """Return a model of the packaged table, or the one in a YAML or JSON file with the fields of `Model`.
 
     Raises:
-        ValueError: if the name is unknown; the message lists the known ones and the closest.
+        ValueError: if the name is unknown; the message lists the known ones and the closest. As a `ConfigError` with
+            file, line and key if a file's content is wrong.
+        FileNotFoundError: if the path does not exist.
     """
+    if isinstance(name_or_path, Path) or name_or_path.endswith(SUFFIXES):
+        return _from_file(Path(name_or_path))
     table = _table()
-    if name not in table:
-        raise ValueError(unknown("model", name, list(table)))
-    return Model(name=name, **table[name])
+    if name_or_path not in table:
+        raise ValueError(unknown("model", name_or_path, [*table, "a file that ends in .yaml"]))
+    return Model(name=name_or_path, **table[name_or_path])
+
+
+def _from_file(path: Path) -> Model:
+    document = parse(path.read_text(encoding="utf-8"), str(path))
+    return validate(Model, document.tree, document.marks)
 
 
 @cache

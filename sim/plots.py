@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from sim.statistics import Interval
     from sim.sweep import Row
@@ -115,6 +116,79 @@ def p99_over_time(
     axes.set_ylabel("P99 TTFT of the window (s)")
     figure.legend(loc="outside upper right", frameon=False, ncols=len(curves) + 1, fontsize=9)
     return figure
+
+
+def ttft_heat_map(rows: Sequence[Row], *, title: str = "", note: str = "") -> Figure:
+    """Return P99 TTFT in s over two axes as a colour on a logarithmic scale and as a number, a panel per system.
+
+    Numbers with a star are from queues that were not stable; cells without a number completed nothing, or failed.
+
+    Args:
+        rows: of one sweep, over two axes that take several values: the rate or keys that were varied.
+        title: the words above.
+        note: the small words below: what was run.
+
+    Raises:
+        ValueError: if there are not two such axes, or no row has a percentile.
+    """
+    x, y = _two_axes(rows)
+    known = [row.p99_ms.estimate / 1e3 for row in rows if row.p99_ms is not None]
+    if not known:
+        msg = f"nothing to draw: none of {len(rows)} rows has a completed request"
+        raise ValueError(msg)
+    systems = list(dict.fromkeys(row.system for row in rows))
+    across, up = (list(dict.fromkeys(_place(row)[axis] for row in rows)) for axis in (x, y))
+    figure, first = _canvas(
+        2.0 + len(systems) * (1.0 + 0.85 * len(across)), 2.2 + 0.5 * len(up), "", f"{note}\n* {UNSTABLE}".strip()
+    )
+    first.remove()
+    panels = figure.subplots(1, len(systems), sharey=True, squeeze=False)[0]
+    for panel, system in zip(panels, systems, strict=True):
+        own = [row for row in rows if row.system == system]
+        image = _heat(panel, [(row, across.index(_place(row)[x]), up.index(_place(row)[y])) for row in own], known)
+        panel.set_title(system, fontsize=11)
+        panel.set_xticks(range(len(across)), across)
+        panel.set_yticks(range(len(up)), up)
+        panel.set_xlabel(x)
+    panels[0].set_ylabel(y)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
+    figure.colorbar(image, ax=list(panels), label="P99 TTFT (s)", pad=0.02)
+    return figure
+
+
+def _place(row: Row) -> dict[str, str]:
+    return {"load (requests/s)": f"{row.rate_per_s:g}", **dict(row.settings)}
+
+
+def _two_axes(rows: Sequence[Row]) -> tuple[str, str]:
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for axis, value in _place(row).items():
+            values.setdefault(axis, set()).add(value)
+    wide = [axis for axis, found in values.items() if len(found) > 1]
+    if len(wide) != 2:
+        msg = f"a heat map needs two axes of several values, got {', '.join(wide) or 'none'}"
+        raise ValueError(msg)
+    return wide[0], wide[1]
+
+
+def _heat(axes: Axes, cells: Sequence[tuple[Row, int, int]], known: Sequence[float]) -> AxesImage:
+    """Draw one panel: a row of the table with its column and its line, counted from the lower left."""
+    import numpy as np  # noqa: PLC0415
+    from matplotlib.colors import LogNorm  # noqa: PLC0415
+
+    low, high = max(min(known), 1e-6), max(*known, 1.01 * min(known), 1.01e-6)
+    norm = LogNorm(low, high)
+    values = np.full((1 + max(line for _, _, line in cells), 1 + max(column for _, column, _ in cells)), np.nan)
+    for row, column, line in cells:
+        if row.p99_ms is not None:
+            values[line, column] = max(row.p99_ms.estimate / 1e3, low)
+            dark = norm(values[line, column]) < 0.55
+            text = f"{row.p99_ms.estimate / 1e3:.3g}" + ("" if row.is_stable else "*")
+            axes.text(column, line, text, ha="center", va="center", fontsize=9, color="white" if dark else INK)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return axes.imshow(values, norm=norm, cmap="cividis", origin="lower", aspect="auto")
 
 
 def check_picture(path: Path) -> None:

@@ -5,59 +5,27 @@ Every row that is changed, dropped or moved is counted in `Trace.notes`; a time 
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from sim.readers_cells import BoolArray, FloatArray, Problems, TimeArray, TraceError, numbers, tokens
+from sim.readers_adapters import Adapters
+from sim.readers_cells import BoolArray, FloatArray, IntArray, Problems, TimeArray, TraceError, instants, tokens
 from sim.readers_describe import describe
-from sim.readers_rows import FORMATS, Format, Rows, opened, read_rows
-from sim.trace import AdapterSpec, Trace
+from sim.readers_formats import FORMATS, Format
+from sim.readers_gentd26 import gentd26_files, is_gentd26, read_gentd26
+from sim.readers_prepare import TextTokens
+from sim.readers_rows import BUNDLES, Rows, Wanted, opened, read_rows
+from sim.readers_servegen import is_servegen, read_servegen
+from sim.readers_write import write_canonical
+from sim.trace import AdapterSpec, Part, Trace
 
-__all__ = ["FORMATS", "TraceError", "describe", "read_trace", "write_canonical"]
+__all__ = ["BUNDLES", "FORMATS", "TraceError", "describe", "files_of", "read_trace", "write_canonical"]
 
-HEADER = ("request_id", "arrival_s", "input_tokens", "output_tokens", "adapter_id", "rank")
-MAX_RANK = 4096
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass
-class _Adapters:
-    """The adapters met so far, in order of their first row."""
-
-    index: dict[str, int] = field(default_factory=dict)
-    specs: list[AdapterSpec | None] = field(default_factory=list)
-
-    def place(self, name: str, rank: float, line: int, problems: Problems) -> int:
-        """Return the palette index of a row's adapter; an empty name is the base model."""
-        known = self.index.get(name)
-        if known is None:
-            known = self.index[name] = len(self.specs)
-            self.specs.append(_spec(name, rank, line, problems))
-            return known
-        spec = self.specs[known]
-        if spec is not None and spec.rank != rank:
-            problems.add(line, f"rank of {name!r} is {rank:g}; the rank of its first row, {spec.rank}, is allowed")
-        return known
-
-
-def _spec(name: str, rank: float, line: int, problems: Problems) -> AdapterSpec | None:
-    if not name:
-        return None
-    if not (1 <= rank <= MAX_RANK and rank == int(rank)):
-        shown = "empty" if np.isnan(rank) else f"{rank:g}"
-        problems.add(line, f"rank of adapter {name!r} is {shown}; a whole number from 1 to {MAX_RANK} is allowed")
-        return AdapterSpec(name, 1)
-    return AdapterSpec(name, int(rank))
+DEFAULT_RANKS = (8, 16, 32, 64, 128)
 
 
 @dataclass
@@ -72,35 +40,40 @@ class _Table:
     adapter: IntArray
     palette: tuple[AdapterSpec | None, ...]
     notes: list[tuple[str, int]]
+    lacks: frozenset[Part]
 
 
-def _adapter_column(
-    columns: dict[str, list[str]], lines: Sequence[int], adapters: _Adapters, problems: Problems
-) -> IntArray:
-    empty = [""] * len(lines)
-    names = [name.strip() for name in columns.get("adapter_id", empty)]
-    ranks = numbers(columns.get("rank", empty), lines, "rank", problems).tolist()
-    rows = zip(names, ranks, lines, strict=True)
-    return np.array([adapters.place(name, rank, line, problems) for name, rank, line in rows], dtype=np.int64)
-
-
-def _parse(rows: Rows, problems: Problems) -> _Table:
+def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     """Turn all chunks into columns; raises TraceError with everything that was wrong."""
     kind = rows.format
     parts: list[tuple[TimeArray, BoolArray, FloatArray, FloatArray, IntArray]] = []
-    adapters = _Adapters()
+    adapters = Adapters(ranks)
     for lines, columns in rows.chunks:
-        time, present = kind.times(columns[kind.time], lines, kind.time, problems)
+        time, present = _stamps(kind, columns, lines, problems)
         prompt = tokens(columns[kind.prompt], lines, kind.prompt, problems)
         output = tokens(columns[kind.output], lines, kind.output, problems)
-        parts.append((time, present, prompt, output, _adapter_column(columns, lines, adapters, problems)))
+        parts.append((time, present, prompt, output, adapters.column(kind.adapter, columns, lines, problems)))
     problems.settle()
     if not parts:
         problems.fail(1, "a header and no rows; at least one request is needed")
     time, present, prompt, output, adapter = (np.concatenate(column) for column in zip(*parts, strict=True))
     usable = present & ~np.isnan(prompt) & ~np.isnan(output)
-    notes = sorted(rows.passed_over.items())
-    return _Table(kind, time, prompt, output, usable, adapter, tuple(adapters.specs), notes)
+    notes = sorted(rows.passed_over.items()) + adapters.notes()
+    return _Table(kind, time, prompt, output, usable, adapter, tuple(adapters.specs), notes, _lacks(kind, adapters))
+
+
+def _stamps(
+    kind: Format, columns: dict[str, list[str]], lines: Sequence[int], problems: Problems
+) -> tuple[TimeArray, BoolArray]:
+    if kind.time is None:
+        return np.zeros(len(lines)), np.ones(len(lines), dtype=np.bool_)
+    return kind.times(columns[kind.time], lines, kind.time, problems)
+
+
+def _lacks(kind: Format, adapters: Adapters) -> frozenset[Part]:
+    """Return what is to be drawn; a column of adapters that is empty throughout lacks none: all are for the base."""
+    lacks: set[Part] = set() if adapters.is_named else {"adapters"}
+    return frozenset(lacks | ({"arrivals"} if kind.time is None else set()))
 
 
 def _keep(table: _Table, zero_output: str) -> BoolArray:
@@ -128,8 +101,9 @@ def _in_order(table: _Table, keep: BoolArray) -> IntArray:
     """Return the kept rows by arrival, file order where stamps are equal."""
     kept = np.flatnonzero(keep)
     order: IntArray = kept[np.argsort(table.time[kept], kind="stable")]
-    _note(table, "rows moved to their place in time", order != kept)
-    _note(table, "rows with the stamp of the row before", np.diff(table.time[order]) == 0)
+    if "arrivals" not in table.lacks:
+        _note(table, "rows moved to their place in time", order != kept)
+        _note(table, "rows with the stamp of the row before", np.diff(table.time[order]) == 0)
     return order
 
 
@@ -138,21 +112,21 @@ def _seconds(table: _Table, order: IntArray) -> FloatArray:
     time = table.time[order]
     if not table.format.rebase:
         return time.astype(np.float64)
-    if table.format.times is FORMATS["vidur"].times:
+    if table.format.times is not instants:
         _note(table, "rows shifted so that the first arrives at 0 s", np.full(len(time), time[0] != 0))
     arrival_s: FloatArray = (time - time[0]) / table.format.per_s
     return arrival_s
 
 
-def _spread(table: _Table, arrival_s: FloatArray, tick_s: float, seed: int) -> FloatArray:
-    """Return arrivals spread uniformly inside their tick, the order of rows unchanged."""
+def _spread(trace: Trace, tick_s: float, seed: int) -> Trace:
+    """Return the trace with arrivals spread uniformly inside their tick, the order of rows unchanged."""
     if not (np.isfinite(tick_s) and tick_s > 0):
         msg = f"spread_ticks_s is {tick_s!r}; a length in seconds above 0 is allowed"
         raise ValueError(msg)
-    table.notes.append((f"rows spread inside ticks of {tick_s:g} s", len(arrival_s)))
     # to the nearest, because Mooncake's grid is a few milliseconds off
-    ticks = np.rint(arrival_s / tick_s)
-    return np.sort((ticks + np.random.default_rng(seed).random(len(ticks))) * tick_s)
+    ticks = np.rint(trace.arrival_s / tick_s)
+    arrival_s = np.sort((ticks + np.random.default_rng(seed).random(len(ticks))) * tick_s)
+    return replace(trace, arrival_s=arrival_s).noted(f"rows spread inside ticks of {tick_s:g} s", len(trace))
 
 
 def read_trace(
@@ -162,33 +136,63 @@ def read_trace(
     zero_output: Literal["drop", "clamp"] = "drop",
     limit: int | None = None,
     spread_ticks_s: float | None = None,
+    adapter_column: str | None = None,
+    text_tokens: TextTokens | None = None,
+    ranks: Sequence[int] = DEFAULT_RANKS,
     seed: int = 0,
 ) -> Trace:
     """Read a trace file (CSV or JSON lines, gzipped or not) and count in its notes whatever was changed.
 
+    What the file does not tell stands in `lacks` of the result: stamps, lengths or adapters.
+
     Args:
-        path: the file.
-        format: one of `FORMATS`; None recognises it from the header or the keys.
+        path: the file; for `servegen` also a folder.
+        format: one of `FORMATS` or `BUNDLES`; None recognises it from the header or the keys.
         zero_output: whether requests without output are dropped as failures or get 1 token.
         limit: rows of the file to read at most.
         spread_ticks_s: length of the grid that stamps lie on (Mooncake: 3 s); rows are spread inside their tick.
-        seed: seed of that spreading.
+        adapter_column: the column of adapter ids where the format has none of its own, such as BurstGPT's `Model`.
+        text_tokens: how the tokens of a text are estimated; None refuses a file of texts.
+        ranks: dealt in turn to the adapters of a file that names no ranks.
+        seed: of that spreading, and of the requests that ServeGen's rates stand for.
 
     Raises:
         TraceError: with up to 20 problems, each as `path:line: what was wrong, the value, what is allowed`.
         ValueError: if an option is out of range.
     """
-    _check_options(zero_output, limit)
+    _check_options(zero_output, limit, text_tokens)
     source = Path(path)
+    bundle = format if format in BUNDLES else _recognised(source) if format is None else None
+    if bundle == "servegen":
+        trace = read_servegen(source, limit, adapter_column, ranks, seed)
+    elif bundle == "gentd26":
+        trace = read_gentd26(source, limit, ranks)
+    else:
+        trace = _read_rows(source, Wanted(format, limit, adapter_column, text_tokens), zero_output, ranks)
+    return trace if spread_ticks_s is None else _spread(trace, spread_ticks_s, seed)
+
+
+def _recognised(source: Path) -> str | None:
+    """Return the format of several files that a path stands for, told by their names."""
+    return "gentd26" if is_gentd26(source) else "servegen" if is_servegen(source) else None
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files that a trace is read from, by which two traces of one path can be told apart."""
+    source = Path(path)
+    if is_gentd26(source):
+        return gentd26_files(source)
+    return sorted(source.glob("chunk-*")) if source.is_dir() else [source]
+
+
+def _read_rows(source: Path, wanted: Wanted, zero_output: str, ranks: Sequence[int]) -> Trace:
     problems = Problems(source)
     with opened(source) as handle:
-        table = _parse(read_rows(handle, format, limit, problems), problems)
+        table = _parse(read_rows(handle, wanted, problems), ranks, problems)
     order = _in_order(table, _keep(table, zero_output))
     if not len(order):
         problems.fail(1, f"no row is left: {table.notes}; at least one request is needed")
     arrival_s = _seconds(table, order)
-    if spread_ticks_s is not None:
-        arrival_s = _spread(table, arrival_s, spread_ticks_s, seed)
     return Trace(
         name=source.name.removesuffix(".gz").rpartition(".")[0] or source.name,
         arrival_s=arrival_s,
@@ -197,42 +201,17 @@ def read_trace(
         palette=table.palette,
         adapter=table.adapter[order],
         notes=tuple(table.notes),
+        lacks=table.lacks,
     )
 
 
-def _check_options(zero_output: str, limit: int | None) -> None:
+def _check_options(zero_output: str, limit: int | None, text_tokens: str | None) -> None:
+    if text_tokens not in (None, "words", "characters"):
+        msg = f"text_tokens is {text_tokens!r}; 'words' and 'characters' are allowed"
+        raise ValueError(msg)
     if zero_output not in ("drop", "clamp"):
         msg = f"zero_output is {zero_output!r}; 'drop' and 'clamp' are allowed"
         raise ValueError(msg)
     if limit is not None and limit < 1:
         msg = f"limit is {limit!r}; at least 1 row is allowed"
         raise ValueError(msg)
-
-
-def write_canonical(trace: Trace, path: str | Path) -> None:
-    """Write our own CSV, exact to the last bit, whole or not at all; a name ending in .gz is gzipped."""
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    unfinished = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            # no name and no time in the gzip header: the same trace gives the same bytes
-            binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if target.suffix == ".gz" else raw
-            with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
-                _write_rows(trace, text)
-        unfinished.chmod(0o644)
-        unfinished.replace(target)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def _write_rows(trace: Trace, text: io.TextIOWrapper) -> None:
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    named = [("", "") if spec is None else (spec.id, str(spec.rank)) for spec in trace.palette]
-    columns = (trace.arrival_s, trace.prompt_tokens, trace.output_tokens, trace.adapter)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    writer.writerows(
-        (at, repr(time), prompt, output, *named[adapter]) for at, (time, prompt, output, adapter) in enumerate(rows)
-    )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 TimeArray = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
@@ -111,6 +112,21 @@ def durations(
     bad = ~np.isfinite(known) | (known < 0)
     _refuse(bad, cells, lines, problems, f"{column} is {{cell!r}}; a finite time of at least 0 is allowed")
     return np.where(bad, 0.0, known), present
+
+
+def whole_stamps(
+    cells: Sequence[str], lines: Sequence[int], column: str, problems: Problems
+) -> tuple[npt.NDArray[np.int64], BoolArray]:
+    """Return whole stamps to the last digit, which 64-bit nanoseconds need, and which are present, shape (n,) each."""
+    stamps = []
+    for line, cell in zip(lines, cells, strict=True):
+        text = cell.strip()
+        is_whole = text.isascii() and text.isdecimal() and int(text) < 2**63
+        if not is_whole and text.lower() not in _MISSING:
+            problems.add(line, f"{column} is {cell!r}; a whole number from 0 to 2^63 - 1 is needed")
+        stamps.append(int(text) if is_whole else 0)
+    present = np.array([cell.strip().lower() not in _MISSING for cell in cells], dtype=np.bool_)
+    return np.array(stamps, dtype=np.int64), present
 
 
 def _zone_ns(match: re.Match[str]) -> int:

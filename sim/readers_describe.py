@@ -64,7 +64,8 @@ def skew(counts: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> dict[str, f
 def describe(trace: Trace) -> dict[str, Any]:
     """Return the numbers that characterise a trace with at least one row, ready for JSON.
 
-    Times are in seconds, lengths in tokens, shares in 0..1; None where the trace is too short for the number.
+    Times are in seconds, lengths in tokens, shares in 0..1; None where the trace is too short for the number. `lacks`
+    names what is not of its source: where it is lengths, or arrivals, their numbers mean nothing.
     """
     span_s = float(trace.arrival_s[-1] - trace.arrival_s[0])
     counts = _adapter_counts(trace)
@@ -82,5 +83,6 @@ def describe(trace: Trace) -> dict[str, Any]:
         "adapters_used": int((counts > 0).sum()),
         **skew(counts),
         "rank_mix": _rank_mix(trace, counts),
+        "lacks": sorted(trace.lacks),
         "notes": [[what, rows] for what, rows in trace.notes],
     }

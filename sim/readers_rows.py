@@ -9,76 +9,35 @@ import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Never, TextIO
 
-from sim.readers_cells import BoolArray, Problems, TimeArray, TraceError, closest, durations, instants
+from sim.readers_cells import Problems, TraceError, closest
+from sim.readers_formats import FORMATS, Format, Kind
+from sim.readers_prepare import Room, TextTokens
 
+BUNDLES = ("servegen", "gentd26")  # formats of several files, which have readers of their own
 CHUNK_ROWS = 2048  # small chunks stay in the processor's cache: twice as fast as 65536
-TimeParser = Callable[[Sequence[str], Sequence[int], str, Problems], tuple[TimeArray, BoolArray]]
 
 
 @dataclass(frozen=True)
-class Format:
-    """One kind of file: the names of its columns and the unit of its stamps.
+class Wanted:
+    """What the caller asks for.
 
     Attributes:
-        per_s: stamp units in one second, after `times` has parsed them.
-        tells_apart: columns that must be there before the format is recognised without being named.
-        not_with: columns of another format that has the same names in another unit.
-        rebase: whether the first stamp becomes second 0.
+        format: its name; None recognises it.
+        limit: rows of the file to read at most.
+        adapter_column: the column of adapter ids; None leaves the format's own.
+        text_tokens: how tokens of a text are estimated; None refuses texts.
     """
 
-    name: str
-    is_json: bool
-    time: str
-    prompt: str
-    output: str
-    per_s: float
-    times: TimeParser
-    optional: tuple[str, ...] = ()
-    tells_apart: tuple[str, ...] = ()
-    not_with: tuple[str, ...] = ()
-    rebase: bool = True
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """Names of the columns without which nothing can be read."""
-        return (self.time, self.prompt, self.output)
-
-
-FORMATS = {
-    each.name: each
-    for each in (
-        Format(
-            "canonical",
-            is_json=False,
-            time="arrival_s",
-            prompt="input_tokens",
-            output="output_tokens",
-            per_s=1,
-            times=durations,
-            optional=("request_id", "adapter_id", "rank"),
-            rebase=False,
-        ),
-        Format("azure", False, "timestamp", "contexttokens", "generatedtokens", 1e9, instants),  # noqa: FBT003
-        Format("vidur", False, "arrived_at", "num_prefill_tokens", "num_decode_tokens", 1, durations),  # noqa: FBT003
-        Format(
-            "mooncake",
-            is_json=True,
-            time="timestamp",
-            prompt="input_length",
-            output="output_length",
-            per_s=1000,
-            times=durations,
-            tells_apart=("hash_ids",),
-            not_with=("chat_id",),  # Bailian: seconds
-        ),
-    )
-}
+    format: str | None = None
+    limit: int | None = None
+    adapter_column: str | None = None
+    text_tokens: TextTokens | None = None
 
 
 @dataclass
@@ -121,40 +80,49 @@ def _first_line(handle: TextIO, problems: Problems) -> tuple[int, str]:
     return found or problems.fail(1, "the file is empty; a header or a JSON object is needed")
 
 
-def _recognise(found: Sequence[str], *, is_json: bool) -> Format | None:
-    def fits(each: Format) -> bool:
-        named = set(each.needed + each.tells_apart) <= set(found)
-        return each.is_json == is_json and named and set(each.not_with).isdisjoint(found)
-
-    return next((each for each in FORMATS.values() if fits(each)), None)
-
-
-def _check_names(chosen: Format, found: Sequence[str], line: int, problems: Problems) -> None:
-    for name in chosen.needed:
+def _check_names(chosen: Format, required: Iterable[str], found: Sequence[str], line: int, problems: Problems) -> None:
+    """Say which columns are missing or stand twice; those that are made of others are looked for row by row."""
+    for name in required:
         if name not in found:
             text = f"no column {name!r} for the format {chosen.name!r}; the file has {', '.join(found)}"
             problems.add(line, text + closest(name, found))
     for name, times in Counter(found).items():
-        if times > 1 and name in chosen.needed + chosen.optional:
+        if times > 1 and name in chosen.used:
             problems.add(line, f"column {name!r} stands {times} times in the header; once is allowed")
     problems.settle()
 
 
-def choose(name: str | None, found: Sequence[str], line: int, problems: Problems, *, is_json: bool) -> Format:
+def choose(wanted: Wanted, found: Sequence[str], line: int, problems: Problems, kind: Kind) -> Format:
     """Return the format asked for, or the one that the column names (lower case) tell; never guesses between units."""
+    name = wanted.format
     if name is not None and name not in FORMATS:
-        problems.fail(line, f"the format is {name!r}; allowed are {', '.join(FORMATS)}{closest(name, FORMATS)}")
-    chosen = FORMATS[name] if name is not None else _recognise(found, is_json=is_json)
-    if chosen is None:
-        names = "; ".join(f"{each.name}: {', '.join(each.needed + each.tells_apart)}" for each in FORMATS.values())
-        unknown = f"no known format has the columns {', '.join(found)}"
-        near = _nearest(found)
-        problems.fail(line, f"{unknown}; allowed without naming a format are {names}{near}")
-    if chosen.is_json != is_json:
-        kinds = ("CSV", "JSON lines")
-        problems.fail(line, f"the file holds {kinds[is_json]}; the format {chosen.name!r} is {kinds[chosen.is_json]}")
-    _check_names(chosen, found, line, problems)
+        known = [*FORMATS, *BUNDLES]
+        problems.fail(line, f"the format is {name!r}; allowed are {', '.join(known)}{closest(name, known)}")
+    chosen = FORMATS[name] if name is not None else _recognised(found, line, problems, kind)
+    if kind not in chosen.kinds:
+        problems.fail(line, f"the file holds {kind}; the format {chosen.name!r} is {' or '.join(chosen.kinds)}")
+    required = () if chosen.prepare else chosen.needed
+    if wanted.adapter_column is not None:
+        adapter = chosen.named(wanted.adapter_column.strip().lower())
+        chosen, required = replace(chosen, adapter=adapter), (*required, adapter)
+    _check_names(chosen, required, [chosen.named(column) for column in found], line, problems)
     return chosen
+
+
+def _recognised(found: Sequence[str], line: int, problems: Problems, kind: Kind) -> Format:
+    fitting = next((each for each in FORMATS.values() if each.fits(found, kind)), None)
+    return fitting or _unknown(found, line, problems)
+
+
+def _unknown(found: Sequence[str], line: int, problems: Problems) -> Never:
+    told = [f"{each.name}: {', '.join(group)}" for each in FORMATS.values() for group in each.told_by]
+    named = ", ".join(each.name for each in FORMATS.values() if not each.told_by)
+    unknown = f"no known format has the columns {', '.join(found)}"
+    problems.fail(
+        line,
+        f"{unknown}; allowed without naming a format are {'; '.join(told)}; "
+        f"formats that must be named are {named}{_nearest(found)}",
+    )
 
 
 def _nearest(found: Sequence[str]) -> str:
@@ -163,28 +131,30 @@ def _nearest(found: Sequence[str]) -> str:
     return next((near for name in found if name not in known and (near := closest(name, known))), "")
 
 
-def read_rows(handle: TextIO, format_name: str | None, limit: int | None, problems: Problems) -> Rows:
+def read_rows(handle: TextIO, wanted: Wanted, problems: Problems) -> Rows:
     """Recognise the format from the first line and return its rows, at most `limit` of them."""
     number, line = _first_line(handle, problems)
-    is_json = line.lstrip().startswith("{")
-    read = _read_json if is_json else _read_csv
-    return read(itertools.chain([line], handle), number, format_name, limit, problems)
+    if line.lstrip().startswith("["):
+        problems.fail(number, "the file is one JSON array; JSON lines, one object on each, are allowed")
+    read = _read_json if line.lstrip().startswith("{") else _read_csv
+    return read(itertools.chain([line], handle), number, wanted, problems)
 
 
-def _read_csv(text: Iterable[str], first: int, format_name: str | None, limit: int | None, problems: Problems) -> Rows:
+def _read_csv(text: Iterable[str], first: int, wanted: Wanted, problems: Problems) -> Rows:
     reader = csv.reader(text, skipinitialspace=True)
     header = [name.strip().lower() for name in next(reader)]
-    chosen = choose(format_name, header, first, problems, is_json=False)
-    wanted = [name for name in chosen.needed + chosen.optional if name in header]
+    chosen = choose(wanted, header, first, problems, "CSV")
+    header = [chosen.named(name) for name in header]
+    used = [name for name in chosen.used if name in header]
     rows = Rows(chosen, iter(()))
-    extra = [name for name in header if name not in wanted]
+    extra = [name for name in header if name not in used]
 
     def chunks() -> Iterator[tuple[list[int], dict[str, list[str]]]]:
-        records = itertools.islice(_records(reader, first - 1, len(header), rows.passed_over, problems), limit)
+        records = itertools.islice(_records(reader, first - 1, len(header), rows.passed_over, problems), wanted.limit)
         while chunk := list(itertools.islice(records, CHUNK_ROWS)):
             rows.passed_over.update({f"column {name!r} not used": len(chunk) for name in extra})
             columns = list(zip(*(row for _, row in chunk), strict=True))
-            yield [at for at, _ in chunk], {name: list(columns[header.index(name)]) for name in wanted}
+            yield [at for at, _ in chunk], {name: list(columns[header.index(name)]) for name in used}
 
     rows.chunks = chunks()
     return rows
@@ -208,25 +178,27 @@ def _records(
         problems.fail(line_of + 1, f"not CSV: {error}")
 
 
-def _read_json(text: Iterable[str], first: int, format_name: str | None, limit: int | None, problems: Problems) -> Rows:
+def _read_json(text: Iterable[str], first: int, wanted: Wanted, problems: Problems) -> Rows:
     passed_over: Counter[str] = Counter()
     objects = _objects(text, first, passed_over, problems)
     start = next(objects, None)
     if start is None:
         problems.settle()
         problems.fail(first, "no JSON object in the file")
-    names = list(start[1])
-    chosen = choose(format_name, names, start[0], problems, is_json=True)
+    chosen = choose(wanted, list(start[1]), start[0], problems, "JSON lines")
     rows = Rows(chosen, iter(()), passed_over)
-    extra = [name for name in names if name not in chosen.needed]
 
     def chunks() -> Iterator[tuple[list[int], dict[str, list[str]]]]:
-        records = itertools.islice(itertools.chain([start], objects), limit)
-        whole = (record for record in records if _has_all(record, chosen, problems))
+        records = itertools.islice(itertools.chain([start], objects), wanted.limit)
+        ours = ((line, {chosen.named(key): value for key, value in each.items()}) for line, each in records)
+        prepared = chosen.prepare(ours, Room(passed_over, problems, wanted.text_tokens)) if chosen.prepare else ours
+        whole = (record for record in prepared if _has_all(record, chosen, problems))
+        extra: list[str] | None = None
         while chunk := list(itertools.islice(whole, CHUNK_ROWS)):
+            extra = [name for name in chunk[0][1] if name not in chosen.used] if extra is None else extra
             passed_over.update({f"column {name!r} not used": len(chunk) for name in extra})
-            columns = {name: [_as_cell(each[name]) for _, each in chunk] for name in chosen.needed}
-            yield [at for at, _ in chunk], columns
+            used = [name for name in chosen.used if any(name in each for _, each in chunk)]
+            yield [at for at, _ in chunk], {name: [_as_cell(each.get(name)) for _, each in chunk] for name in used}
 
     rows.chunks = chunks()
     return rows

@@ -1,41 +1,51 @@
-"""Latency against load: which runs a sweep is made of, and one row per system and rate from their summaries.
+"""Systems, rates and settings against one another: which runs a sweep is made of, and a row per cell of its table.
 
 Runs are made by `sim.replications` and drawn by `sim.plots`; nothing here simulates or draws.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.config import Loaded, load_config
-from sim.replications import Task, perform_all, with_seed
+from sim.axes import Axis, Setting, settings
+from sim.config import Loaded, RunConfig, load_config
+from sim.replications import Failure, Task, attempt_all, own_rate, perform_all, with_seed
 from sim.statistics import Interval, mean_interval, relative_reduction
 from sim.summary import Summary
+from sim.workload import make_trace
 
-MOST_RATES = 1000
 STABLE = "stable"
+Outcome = Summary | Failure
 
 
 class Cell(NamedTuple):
-    """One run of a sweep and its place in the table."""
+    """One run of a sweep and its place in the table.
+
+    Attributes:
+        rate_per_s: the offered rate; that of the file where the stamps of a trace are replayed.
+        settings: keys that are varied, and their values here.
+    """
 
     system: str
     rate_per_s: float
     task: Task
+    settings: tuple[Setting, ...] = ()
+
+    def __str__(self) -> str:
+        words = [self.system, *(f"{key}={value}" for key, value in self.settings), f"{self.rate_per_s:g} requests/s"]
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One system at one rate, over its seeds; an interval is None where a run had nothing to measure.
+    """One system at one rate and setting, over its seeds; an interval is None where a run had nothing to measure.
 
     Attributes:
         seeds: whose runs are finished.
@@ -46,6 +56,10 @@ class Row:
         attainment: share of offered requests within the objective.
         hit_rate: share of requests that found their adapter on the GPU.
         verdicts: how many runs had a stable, backlogged or overloaded queue.
+        tpot_p99_ms: time per output token of completed requests.
+        throughput: completed requests/s.
+        settings: keys that are varied, and their values here.
+        error: why a run could not be made; None if all of them were.
     """
 
     system: str
@@ -60,6 +74,10 @@ class Row:
     attainment: Interval | None
     hit_rate: Interval | None
     verdicts: Mapping[str, int]
+    tpot_p99_ms: Interval | None = None
+    throughput: Interval | None = None
+    settings: tuple[Setting, ...] = ()
+    error: str | None = None
 
     @property
     def is_stable(self) -> bool:
@@ -67,66 +85,44 @@ class Row:
         return set(self.verdicts) == {STABLE}
 
 
-def parse_rates(text: str) -> tuple[float, ...]:
-    """Return the rates of a list such as "5,6,8.5" or "5:9:0.5" (both ends included), ascending, each once.
-
-    Raises:
-        ValueError: if a rate or a step is not a positive number, a range is empty, or there are too many.
-    """
-    rates = sorted({rate for part in text.split(",") for rate in _range(part)})
-    if len(rates) > MOST_RATES:
-        msg = f"a sweep takes at most {MOST_RATES} rates, {text!r} has {len(rates)}"
-        raise ValueError(msg)
-    return tuple(rates)
-
-
-def _range(part: str) -> list[float]:
-    # decimal, so that 5:6:0.1 has 5.3 and not 5.300000000000001
-    start, stop, step = _bounds(part)
-    if not (start > 0 and step > 0 and start <= stop):
-        msg = f"rates are positive, and a range is start:stop:step with start <= stop, got {part!r}"
-        raise ValueError(msg)
-    return [float(start + step * place) for place in range(min(int((stop - start) / step), MOST_RATES) + 1)]
-
-
-def _bounds(part: str) -> tuple[Decimal, Decimal, Decimal]:
-    try:
-        given = [Decimal(word.strip()) for word in part.split(":")]
-    except InvalidOperation:
-        given = []
-    if len(given) not in {1, 3} or not all(one.is_finite() for one in given):
-        msg = f"rates are numbers such as 5,6,8.5 or a range such as 5:9:0.5, got {part!r}"
-        raise ValueError(msg)
-    return (given[0], given[0], Decimal(1)) if len(given) == 1 else (given[0], given[1], given[2])
-
-
 def cells(
     systems: Sequence[str],
-    rates_per_s: Sequence[float],
+    rates_per_s: Sequence[float | None],
     reps: int,
     *,
     changes: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
+    axes: Sequence[Axis] = (),
     out: Path | None = None,
 ) -> list[Cell]:
     """Return every run of a sweep, seed by seed, so that one that is cut short has whole curves of its first seeds.
 
     Args:
         systems: packaged names or paths.
-        rates_per_s: loads in requests/s.
+        rates_per_s: loads in requests/s; None: the workload's own.
         reps: seeds per system and load, counted up from the configured one; the same for all.
         changes: texts such as "cache.kind=lru", for all systems.
         extra: values by top-level key of the configuration, for all systems.
+        axes: keys to be varied; every combination of their values is run.
         out: below which every run gets a directory of its own; None keeps none.
 
     Raises:
         ConfigError: if a configuration is wrong.
         ValueError: if two systems bear the same name, or a change sets the rate.
     """
-    curves = [[_loaded(system, rate, changes, extra or {}) for rate in rates_per_s] for system in systems]
-    _check_names([curve[0].config.name for curve in curves])
-    points = [loaded for at_one_rate in zip(*curves, strict=True) for loaded in at_one_rate]
-    return [_cell(loaded, loaded.config.seed + rep, out) for rep in range(reps) for loaded in points]
+    points = [
+        (chosen, _loaded(system, rate, [*changes, *(f"{key}={value}" for key, value in chosen)], extra or {}))
+        for rate in rates_per_s
+        for chosen in settings(axes)
+        for system in systems
+    ]
+    _check_names([loaded.config.name for _, loaded in points[: len(systems)]])
+    placed = [(chosen, loaded, _offered_rate(loaded)) for chosen, loaded in points]
+    return [
+        _cell(loaded, rate, chosen, loaded.config.seed + rep, out)
+        for rep in range(reps)
+        for chosen, loaded, rate in placed
+    ]
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -135,7 +131,9 @@ def _check_names(names: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def _loaded(system: str, rate: float, changes: Sequence[str], extra: Mapping[str, Any]) -> Loaded:
+def _loaded(system: str, rate: float | None, changes: Sequence[str], extra: Mapping[str, Any]) -> Loaded:
+    if rate is None:
+        return load_config(system, changes, dict(extra))
     workload = {**extra.get("workload", {}), "rate_per_s": rate}
     loaded = load_config(system, changes, {**extra, "workload": workload})
     if loaded.config.workload.rate_per_s != rate:
@@ -144,14 +142,29 @@ def _loaded(system: str, rate: float, changes: Sequence[str], extra: Mapping[str
     return loaded
 
 
-def _cell(loaded: Loaded, seed: int, out: Path | None) -> Cell:
-    name, rate = loaded.config.name, loaded.config.workload.rate_per_s or 0.0
-    directory = None if out is None else out / _slug(name) / f"rate-{rate:.12g}" / f"seed-{seed}"
-    return Cell(name, rate, Task(with_seed(loaded, seed), directory))
+def _offered_rate(loaded: Loaded) -> float:
+    workload = loaded.config.workload
+    if workload.rate_per_s is not None or workload.trace is None or not workload.trace.is_file():
+        return workload.rate_per_s or math.inf  # a trace that is missing is told when it is run
+    return own_rate(make_trace(workload, loaded.config.seed))
+
+
+def _cell(loaded: Loaded, rate: float, chosen: tuple[Setting, ...], seed: int, out: Path | None) -> Cell:
+    name = loaded.config.name
+    folders = [_slug(name), *([_slug_of(chosen)] if chosen else []), f"rate-{rate:.12g}", f"seed-{seed}"]
+    directory = None if out is None else out.joinpath(*folders)
+    return Cell(name, rate, Task(with_seed(loaded, seed), directory), chosen)
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".") or "system"
+
+
+def _slug_of(chosen: tuple[Setting, ...]) -> str:
+    """Return a folder's name for settings; where it does not spell them out, a hash tells like ones apart."""
+    text = ",".join(f"{key}={value}" for key, value in chosen)
+    slug = re.sub(r"[^\w.=,-]+", "-", text)[:120]
+    return slug if slug == text else f"{slug}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def perform_cells(plan: Sequence[Cell], jobs: int = 1) -> Iterator[tuple[Cell, Summary]]:
@@ -159,31 +172,52 @@ def perform_cells(plan: Sequence[Cell], jobs: int = 1) -> Iterator[tuple[Cell, S
     yield from zip(plan, perform_all([cell.task for cell in plan], jobs), strict=True)
 
 
-def rows(finished: Sequence[tuple[Cell, Summary]]) -> list[Row]:
-    """Return a row per rate and system, rates ascending and systems in the order given, over the runs so far."""
-    groups: dict[tuple[float, str], dict[int, Summary]] = {}
-    for cell, summary in finished:
-        groups.setdefault((cell.rate_per_s, cell.system), {})[cell.task.loaded.config.seed] = summary
-    systems = list(dict.fromkeys(cell.system for cell, _ in finished))
-    order = sorted(groups, key=lambda place: (place[0], systems.index(place[1])))
-    return [_row(place, groups[place], groups.get((place[0], systems[0]), {})) for place in order]
+def attempt_cells(plan: Sequence[Cell], jobs: int = 1) -> Iterator[tuple[Cell, Outcome]]:
+    """Yield every run with its summary, or with why there is none, in order; see `perform_cells`."""
+    yield from zip(plan, attempt_all([cell.task for cell in plan], jobs), strict=True)
 
 
-def _row(place: tuple[float, str], runs: Mapping[int, Summary], first: Mapping[int, Summary]) -> Row:
+_Place = tuple[float, tuple[Setting, ...], str]
+
+
+def rows(finished: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
+    """Return a row per rate, setting and system over the runs so far: rates ascending, the others in the order given.
+
+    A cell none of whose runs could be made has a row too, with the reason and no numbers.
+    """
+    groups: dict[_Place, dict[int, Summary]] = {}
+    errors: dict[_Place, str] = {}
+    for cell, outcome in finished:
+        place = (cell.rate_per_s, cell.settings, cell.system)
+        group = groups.setdefault(place, {})
+        if isinstance(outcome, Failure):
+            errors.setdefault(place, outcome.reason)
+        else:
+            group[cell.task.loaded.config.seed] = outcome
+    first = next(iter(groups))[2] if groups else ""
+    order = sorted(groups, key=lambda place: place[0])  # stable: the rest stays in the order of the plan
+    return [_row(place, groups[place], groups.get((*place[:2], first), {}), errors.get(place)) for place in order]
+
+
+def _row(place: _Place, runs: Mapping[int, Summary], first: Mapping[int, Summary], error: str | None) -> Row:
     summaries = list(runs.values())
     return Row(
-        system=place[1],
+        system=place[2],
         rate_per_s=place[0],
         seeds=tuple(runs),
         offered=sum(one["requests"]["offered"] for one in summaries),
         completed=sum(one["requests"]["completed"] for one in summaries),
-        slo_s=summaries[0]["slo"]["ttft_s"],
+        slo_s=summaries[0]["slo"]["ttft_s"] if summaries else None,
         p50_ms=_interval(summaries, lambda one: one["metrics"]["ttft_ms"]["p50"]),
         p99_ms=_interval(summaries, _p99),
         p99_cut=None if first is runs else _cut(first, runs),
         attainment=_interval(summaries, lambda one: one["slo"]["attainment"]),
         hit_rate=_interval(summaries, lambda one: one["adapters"]["hit_rate"]),
         verdicts=Counter(one["stability"]["verdict"] for one in summaries),
+        tpot_p99_ms=_interval(summaries, lambda one: one["metrics"]["tpot_ms"]["p99"]),
+        throughput=_interval(summaries, lambda one: one["throughput"]["requests_per_s"]),
+        settings=place[1],
+        error=error,
     )
 
 
@@ -205,58 +239,27 @@ def _cut(first: Mapping[int, Summary], runs: Mapping[int, Summary]) -> Interval 
     return relative_reduction([before for before, _ in known], [after for _, after in known])
 
 
-def records(table: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """Yield each row as flat, plain values: what stands in `sweep.csv` and in `--json`; None where not measured."""
-    for row in table:
-        yield {
-            "system": row.system,
-            "rate_per_s": row.rate_per_s,
-            "reps": len(row.seeds),
-            "first_seed": min(row.seeds),
-            "offered": row.offered,
-            "completed": row.completed,
-            **_flat("ttft_p50_ms", row.p50_ms),
-            **_flat("ttft_p99_ms", row.p99_ms),
-            **_flat("ttft_p99_cut", row.p99_cut),
-            "slo_s": row.slo_s,
-            **_flat("slo_attainment", row.attainment),
-            **_flat("hit_rate", row.hit_rate),
-            **{verdict: row.verdicts.get(verdict, 0) for verdict in (STABLE, "backlogged", "overloaded")},
-        }
-
-
-def _flat(name: str, interval: Interval | None) -> dict[str, float | None]:
-    values = (None, None, None) if interval is None else (interval.estimate, interval.low, interval.high)
-    return dict(zip((name, f"{name}_ci95_low", f"{name}_ci95_high"), values, strict=True))
-
-
-def write_csv(table: Sequence[Row], path: Path) -> None:
-    """Write the rows as CSV, by one rename: readers see the old file or the new one, never a half."""
-    lines = list(records(table))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def caption(run: Cell, reps: int, changes: Sequence[str] = ()) -> str:
     """Return what the runs of a sweep have in common, in one line: workload, size, seeds, model, GPU, changes."""
-    config = run.task.loaded.config
+    varied = {key for key, _ in run.settings}
+    return "; ".join([caption_of(run.task.loaded.config, reps, varied), *changes])
+
+
+def caption_of(config: RunConfig, reps: int, varied: set[str] | frozenset[str] = frozenset()) -> str:
+    """Return workload, size, seeds, model and GPU in one line, but for keys that are varied."""
     workload = config.workload
     source = workload.preset if workload.trace is None else Path(workload.trace).name
     requests = "all requests" if workload.requests is None else f"{workload.requests} requests"
-    seeds = f"{reps} paired seeds" if reps > 1 else "one seed"
     scale = "" if math.isclose(workload.scale, 1) else f", lengths / {workload.scale:g}"
-    parts = [
-        f"workload {source}{scale}",
-        f"{requests} per run",
-        seeds,
-        f"{config.model} on a simulated {config.hardware}",
-    ]
-    return "; ".join([*parts, *changes])
+    parts = {
+        "workload.scale": f"workload {source}" + ("" if "workload.scale" in varied else scale),
+        "workload.requests": f"{requests} per run",
+        "seed": f"{reps} paired seeds" if reps > 1 else "one seed",
+        "model": f"{config.model} on a simulated {config.hardware}",
+    }
+    if {"model", "hardware"} & varied:
+        known = {"model": config.model, "hardware": f"a simulated {config.hardware}"}
+        parts["model"] = next((text for key, text in known.items() if key not in varied), "")
+    if "workload.requests" in varied:
+        del parts["workload.requests"]
+    return "; ".join(part for part in parts.values() if part)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+
+Part = Literal["arrivals", "lengths", "adapters"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Trace:
         palette: the adapters that rows point to; an entry None stands for the base model.
         adapter: shape (n,), int64, index into `palette`.
         notes: what was changed or dropped while the trace was made, as (what, rows).
+        lacks: what its source does not tell and is drawn before it is simulated; until then stamps and lengths are 0
+            and every row is for the base model.
     """
 
     name: str
@@ -37,6 +42,21 @@ class Trace:
     palette: tuple[AdapterSpec | None, ...]
     adapter: npt.NDArray[np.int64]
     notes: tuple[tuple[str, int], ...] = field(default=())
+    lacks: frozenset[Part] = field(default=frozenset())
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def noted(self, what: str, rows: int | np.int64) -> Self:
+        """Return the trace with one more note."""
+        return replace(self, notes=(*self.notes, (what, int(rows))))
+
+    def kept(self, rows: npt.NDArray[np.bool_]) -> Self:
+        """Return the trace with these rows only; `rows` has shape (n,)."""
+        return replace(
+            self,
+            arrival_s=self.arrival_s[rows],
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            adapter=self.adapter[rows],
+        )

@@ -39,7 +39,7 @@ class BenchMeta:
         max_concurrency: limit on requests in flight at the client.
         slos_ms: objectives that make a request good, by `ttft`, `tpot` and `e2el`.
         config_hash: key of the resolved configuration.
-        policy: names and parameters by seam.
+        policy: names by seam, and under `params` all parameters by seam.
         ci: intervals over replications, by metric.
     """
 
@@ -71,7 +71,7 @@ def vllm_bench(run: Run, summary: Summary, meta: BenchMeta, *, detailed: bool = 
             zero, with a reason in `errors`. The gaps of a request that was stopped are not known: its `itls` is empty.
     """
     offered = Offered(run.trace, run.records)
-    good = _within(offered, meta.slos_ms)
+    good = within(offered, meta.slos_ms)
     bench = _head(run, summary, meta)
     bench |= _totals(offered, summary, good.get("all"))
     bench |= _latencies(summary)
@@ -82,6 +82,18 @@ def vllm_bench(run: Run, summary: Summary, meta: BenchMeta, *, detailed: bool = 
     bench["lora_names"] = names[run.trace.adapter].tolist()
     bench["sim"] = _sim(run, summary, meta)
     return bench
+
+
+def goodput(run: Run, summary: Summary, slos_ms: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `vllm_bench.json` tells of requests within objectives, under shorter names."""
+    good, duration_s = within(Offered(run.trace, run.records), slos_ms), summary["throughput"]["duration_s"]
+    told = _goodput(good, slos_ms)
+    return {
+        "slos_ms": told["goodput_slos_ms"],
+        "requests_per_s": int(good["all"].sum()) / duration_s if duration_s else None,
+        "attainment": told["slo_attainment"],
+        "attainment_by_metric": told["slo_attainment_by_metric"],
+    }
 
 
 def _head(run: Run, summary: Summary, meta: BenchMeta) -> dict[str, Any]:
@@ -148,8 +160,11 @@ def _latencies(summary: Summary) -> dict[str, float | None]:
     return result
 
 
-def _within(offered: Offered, slos_ms: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Return which offered requests met each objective and, as `all`, every one; empty without objectives."""
+def within(offered: Offered, slos_ms: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return which offered requests met each objective and, as `all`, every one; empty without objectives.
+
+    Those that were not completed met none; a request of one output token meets any for `tpot`.
+    """
     latencies = latencies_s(offered)
     latencies["tpot_s"] = np.where(offered.trace.output_tokens <= 1, 0.0, latencies["tpot_s"])
     met = {name: offered.completed & (latencies[f"{name}_s"] * 1e3 <= slo) for name, slo in slos_ms.items()}

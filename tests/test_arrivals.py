@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sim.arrivals import Arrivals, CodeArrivals, ConvArrivals, GammaArrivals, PoissonArrivals
+from sim.arrivals import Arrivals, CodeArrivals, ConvArrivals, DrawnArrivals, GammaArrivals, PoissonArrivals
 from sim.readers_describe import gap_cv, index_of_dispersion
 
 REQUESTS = 40_000
@@ -15,12 +15,12 @@ ALL = [PoissonArrivals(), GammaArrivals(cv=3), ConvArrivals(), CodeArrivals()]
 
 
 def draw(
-    arrivals: Arrivals, rate_per_s: float = 5.0, requests: int = REQUESTS, seed: int = 3
+    arrivals: DrawnArrivals, rate_per_s: float = 5.0, requests: int = REQUESTS, seed: int = 3
 ) -> npt.NDArray[np.float64]:
     return arrivals.draw(requests, rate_per_s, np.random.default_rng(seed))
 
 
-def dispersion(arrivals: Arrivals, rate_per_s: float) -> float:
+def dispersion(arrivals: DrawnArrivals, rate_per_s: float) -> float:
     value = index_of_dispersion(draw(arrivals, rate_per_s), 60)
     assert value is not None
     return value
@@ -38,7 +38,7 @@ def test_poisson_gaps_have_a_variation_of_one() -> None:
 @pytest.mark.parametrize(
     ("arrivals", "cv"), [(PoissonArrivals(), 1), (GammaArrivals(cv=0.5), 0.5), (GammaArrivals(cv=3), 3)]
 )
-def test_the_realised_rate_is_within_three_standard_errors(arrivals: Arrivals, cv: float) -> None:
+def test_the_realised_rate_is_within_three_standard_errors(arrivals: DrawnArrivals, cv: float) -> None:
     mean_gap_s = draw(arrivals, 5.0)[-1] / REQUESTS
     assert abs(mean_gap_s - 0.2) < 3 * 0.2 * cv / REQUESTS**0.5
 
@@ -47,7 +47,7 @@ def test_the_realised_rate_is_within_three_standard_errors(arrivals: Arrivals, c
     ("arrivals", "rate_per_s"),
     [(ConvArrivals(), 5.5), (ConvArrivals(phi=0.0, sd=1.0), 5.5), (CodeArrivals(), 2.5), (CodeArrivals(), 25.0)],
 )
-def test_a_moving_rate_has_the_mean_asked_for(arrivals: Arrivals, rate_per_s: float) -> None:
+def test_a_moving_rate_has_the_mean_asked_for(arrivals: DrawnArrivals, rate_per_s: float) -> None:
     rates = [REQUESTS / draw(arrivals, rate_per_s, seed=seed)[-1] for seed in range(8)]
     assert np.mean(rates) == pytest.approx(rate_per_s, rel=0.08)
 
@@ -69,7 +69,7 @@ def test_bursts_leave_most_seconds_empty() -> None:
 
 
 @pytest.mark.parametrize("arrivals", [PoissonArrivals(), GammaArrivals(cv=3), CodeArrivals()])
-def test_another_rate_only_rescales(arrivals: Arrivals) -> None:
+def test_another_rate_only_rescales(arrivals: DrawnArrivals) -> None:
     assert np.allclose(draw(arrivals, 2.0), draw(arrivals, 8.0) * 4, rtol=1e-12)
 
 
@@ -83,19 +83,19 @@ def test_minutes_of_conv_stay_minutes_at_another_rate() -> None:
 
 
 @pytest.mark.parametrize("arrivals", ALL)
-def test_arrivals_never_go_back_in_time(arrivals: Arrivals) -> None:
+def test_arrivals_never_go_back_in_time(arrivals: DrawnArrivals) -> None:
     arrival_s = draw(arrivals)
     assert arrival_s[0] > 0
     assert (np.diff(arrival_s) >= 0).all()
 
 
 @pytest.mark.parametrize("arrivals", ALL)
-def test_more_requests_leave_the_first_arrivals_as_they_were(arrivals: Arrivals) -> None:
+def test_more_requests_leave_the_first_arrivals_as_they_were(arrivals: DrawnArrivals) -> None:
     assert draw(arrivals, requests=100).tolist() == draw(arrivals, requests=200)[:100].tolist()
 
 
 @pytest.mark.parametrize("arrivals", [PoissonArrivals(vllm_normalized=True), GammaArrivals(vllm_normalized=True, cv=2)])
-def test_vllm_normalised_arrivals_end_exactly_at_requests_over_rate(arrivals: Arrivals) -> None:
+def test_vllm_normalised_arrivals_end_exactly_at_requests_over_rate(arrivals: DrawnArrivals) -> None:
     assert draw(arrivals, 5.0, requests=300)[-1] == pytest.approx(60.0, rel=1e-12)
     assert draw(PoissonArrivals(), 5.0, requests=300)[-1] != pytest.approx(60.0, rel=1e-6)
 

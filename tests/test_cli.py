@@ -10,7 +10,7 @@ import pytest
 from tests.commands import chameleon, python
 
 SLOW = ("pandas", "matplotlib", "scipy", "torch")
-COMMANDS = ("demo", "run", "compare", "sweep", "systems", "policies", "config", "trace", "data", "gpu")
+COMMANDS = ("demo", "run", "compare", "sweep", "capacity", "systems", "policies", "config", "trace", "data", "gpu")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [], ["--version"], ["run", "--help"]])
@@ -85,8 +85,10 @@ def test_an_error_in_a_users_own_policy_is_told_with_its_line_and_nothing_is_wri
     out = tmp_path / "run"
     said = chameleon("run", "--requests", "40", "--set", f"cache.kind={tmp_path}/mine.py:Mine", "--out", str(out))
     assert said.code == 2
-    assert said.err.splitlines()[-4:] == [
-        f"error: cache {tmp_path}/mine.py:Mine failed: ValueError: of my own making",
+    what, *where = said.err.splitlines()[-4:]
+    assert what.startswith(f"error: cache {tmp_path}/mine.py:Mine failed: ValueError: of my own making; at 0.")
+    assert what.endswith(" s of the run with seed 0")
+    assert where == [
         f"  {tmp_path}/mine.py:4, in used",
         "    raise ValueError('of my own making')",
         f"`chameleon policies check cache {tmp_path}/mine.py:Mine` looks for the smallest world in which it fails",

@@ -84,3 +84,53 @@ def test_flags_about_a_file_are_refused_without_one() -> None:
     said = chameleon("trace", "describe", "--format", "azure")
     assert said.code == 2
     assert "--format: allowed only with a trace file" in said.err
+
+
+def test_a_trace_is_held_against_the_window_of_a_model(tmp_path: Path) -> None:
+    file = azure_file(tmp_path / "one.csv", "46.6805900,2000,49", "50.9951690,396,109")
+    facts = json.loads(chameleon("trace", "describe", file, "--model", "llama-7b").out)
+    assert facts["notes"] == [["rows over the context window of llama-7b, 2048 tokens, served as they are", 1]]
+    assert json.loads(chameleon("trace", "describe", file).out)["notes"] == []
+
+
+def test_any_key_of_a_workload_can_be_set_for_a_made_trace(tmp_path: Path) -> None:
+    chameleon("trace", "make", tmp_path / "made.csv", "--requests", "20", "--set", "workload.adapters=0")
+    assert read_trace(tmp_path / "made.csv").palette == (None,)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("cache.kind=lru", "only keys of the workload are allowed here"),
+        ("workload.adaptors=3", "--set workload.adaptors=3: adaptors: "),
+        ("workload.adapters=-3", "--set workload.adapters=-3: adapters: "),
+    ],
+)
+def test_a_key_that_cannot_be_set_is_told(key: str, what: str, tmp_path: Path) -> None:
+    said = chameleon("trace", "make", tmp_path / "made.csv", "--set", key)
+    assert said.code == 2
+    assert what in said.err
+    assert not (tmp_path / "made.csv").exists()
+
+
+def test_a_column_is_taken_for_adapters_and_texts_are_estimated(tmp_path: Path) -> None:
+    models = tmp_path / "models.csv"
+    models.write_text("Timestamp,Model,Request tokens,Response tokens\n0,GPT-4,10,1\n1,ChatGPT,10,1\n")
+    assert json.loads(chameleon("trace", "describe", models, "--adapter-column", "model").out)["adapters_named"] == 2
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"prompt": "one two three", "output_len": 7}\n')
+    chameleon("trace", "convert", texts, tmp_path / "out.csv", "--text-tokens", "words", "--rate", "1")
+    assert read_trace(tmp_path / "out.csv").prompt_tokens.tolist() == [3]
+
+
+def test_a_folder_of_clients_is_described_and_converted_by_the_seed(tmp_path: Path) -> None:
+    folder = tmp_path / "clients"
+    folder.mkdir()
+    (folder / "chunk-3-trace.csv").write_text("0,0.5,1,Gamma,1,2\n")
+    lengths = {"input_tokens": "{100: 1.0}", "output_tokens": "{10: 1.0}"}
+    (folder / "chunk-3-dataset.json").write_text(json.dumps({"0": lengths}))
+    facts = [json.loads(chameleon("trace", "describe", folder, "--seed", seed).out) for seed in "112"]
+    assert facts[0] == facts[1] != facts[2]
+    assert (facts[0]["rows"], facts[0]["lacks"]) == (300, ["adapters"])
+    chameleon("trace", "convert", folder, tmp_path / "out.csv", "--adapter-column", "client")
+    assert [spec and spec.id for spec in read_trace(tmp_path / "out.csv").palette] == ["client-3"]

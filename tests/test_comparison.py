@@ -132,3 +132,12 @@ def test_the_band_of_a_p99_holds_it(runs: Path) -> None:
     assert band is not None
     assert band.estimate == pytest.approx(side.value(0, ("metrics", "ttft_ms", "p99")))
     assert band.n == 150
+
+
+def test_seeds_of_a_trace_file_are_not_taken_for_other_traffic(tmp_path: Path, runs: Path) -> None:
+    trace = azure_file(tmp_path / "one.csv", "46.0000000,374,44", "47.0000000,300,10")
+    for system in ("slora", "chameleon"):
+        chameleon("run", "--trace", trace, "-s", system, "--reps", "2", "--out", tmp_path / system)
+    told = "warning: seeds of a trace file vary little of its traffic"
+    assert told in chameleon("compare", tmp_path / "slora", tmp_path / "chameleon").err
+    assert told not in chameleon("compare", runs / "slora", runs / "chameleon").err

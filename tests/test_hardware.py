@@ -16,8 +16,12 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Hardware:
     return Hardware.model_validate(data)
 
 
+COMPARED = ("a100-80", "a10g", "a40", "h100", "h100-64", "h200", "rtx-4090")
+UNSEEN = ("a100-40", "a6000", "l40s", "rtx-3090")  # nothing that they say has been compared with a run
+
+
 def test_the_packaged_profiles_are_the_promised_ones() -> None:
-    assert hardware_names() == ["a100-80", "a10g", "a40", "h100", "h100-64", "h200", "rtx-4090"]
+    assert set(hardware_names()) == {*COMPARED, *UNSEEN}
 
 
 @pytest.mark.parametrize("name", hardware_names())
@@ -35,6 +39,18 @@ def test_a_fitted_profile_names_its_data_its_licence_and_its_range(name: str) ->
 
 def test_a_datasheet_profile_says_that_it_is_a_prior() -> None:
     assert load_hardware("h200").origins["dense"] == "prior"
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_card_that_was_never_compared_is_a_prior_throughout(name: str) -> None:
+    card = load_hardware(name)
+    assert set(card.origins.values()) == {"prior"}
+    assert "no run of this card has been compared" in card.dense.source
+
+
+@pytest.mark.parametrize(("name", "mib"), [("a100-40", 40960), ("a6000", 49140), ("l40s", 46068), ("rtx-3090", 24576)])
+def test_the_memory_of_a_card_is_what_its_driver_reports(name: str, mib: int) -> None:
+    assert load_hardware(name).memory_bytes == mib * 2**20
 
 
 def test_a_profile_that_was_fitted_to_runs_says_whose_and_how_many() -> None:
@@ -103,9 +119,9 @@ def test_an_iteration_outside_the_valid_range_is_warned_about() -> None:
 
 def test_an_unknown_name_lists_the_packaged_ones_and_the_closest() -> None:
     with pytest.raises(
-        ValueError, match=r"unknown hardware 'a100-40': expected one of a100-80, .*did you mean 'a100-80'"
+        ValueError, match=r"unknown hardware 'rtx4090': expected one of a100-40, .*did you mean 'rtx-4090'"
     ):
-        load_hardware("a100-40")
+        load_hardware("rtx4090")
 
 
 def test_a_profile_is_read_from_a_json_file(tmp_path: Path) -> None:

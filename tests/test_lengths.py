@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pytest
 from pydantic import ValidationError
 
-from sim.lengths import MixtureLengths, UniformLengths, fitted
+from sim.lengths import FixedLengths, LognormalLengths, MixtureLengths, UniformLengths
+from sim.shorten import fitted
 from sim.trace import Trace
 
 DRAWS = 50_000
@@ -141,3 +142,53 @@ def test_a_declared_option_is_noted_even_where_it_touches_no_row() -> None:
         ("rows over 10 tokens dropped", 0),
         ("rows truncated to 10 tokens", 0),
     )
+
+
+LMSYS = LognormalLengths(  # its printed statistics: P90 of the input is 1678
+    input_mean_tokens=786, input_median_tokens=417, output_mean_tokens=215, output_sigma=0.8
+)
+
+
+def test_two_of_mean_median_and_sigma_tell_the_third() -> None:
+    prompt, output = LMSYS.draw(200_000, np.random.default_rng(1))
+    assert np.median(prompt) == pytest.approx(417, rel=0.02)
+    assert prompt.mean() == pytest.approx(786, rel=0.03)
+    assert np.percentile(prompt, 90) == pytest.approx(1678, rel=0.07)
+    assert output.mean() == pytest.approx(215, rel=0.02)
+    assert np.log(output).std() == pytest.approx(0.8, rel=0.02)
+    given = LognormalLengths(input_median_tokens=100, input_sigma=0.0, output_mean_tokens=50, output_median_tokens=50)
+    assert [column.tolist() for column in given.draw(2, np.random.default_rng(1))] == [[100, 100], [50, 50]]
+
+
+def test_lognormal_lengths_are_independent_of_one_another_and_clipped() -> None:
+    long = LMSYS.model_copy(update={"max_input_tokens": 900, "max_output_tokens": 300})
+    prompt, output = long.draw(50_000, np.random.default_rng(1))
+    assert (prompt.max(), output.max()) == (900, 300)
+    assert min(prompt.min(), output.min()) >= 1
+    assert abs(np.corrcoef(prompt, output)[0, 1]) < 0.02
+
+
+def test_more_lognormal_requests_leave_the_first_as_they_were() -> None:
+    few, many = (LMSYS.draw(count, np.random.default_rng(1)) for count in (10, 1000))
+    assert few[0].tolist() == many[0][:10].tolist()
+    assert few[1].tolist() == many[1][:10].tolist()
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({}, "of input_mean_tokens, input_median_tokens and input_sigma, two are needed"),
+        ({"input_mean_tokens": 9.0}, "two are needed"),
+        ({"input_mean_tokens": 9.0, "input_median_tokens": 9.0, "input_sigma": 1.0}, "two are needed"),
+        ({"input_mean_tokens": 9.0, "input_median_tokens": 10.0}, "at least the median, 10, is allowed"),
+        ({"input_mean_tokens": 9.0, "input_sigma": 1.0, "output_sigma": 1.0}, "of output_mean_tokens"),
+    ],
+)
+def test_lognormal_lengths_need_two_numbers_that_agree(given: dict[str, float], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        LognormalLengths.model_validate(given)
+
+
+def test_fixed_lengths_are_alike() -> None:
+    prompt, output = FixedLengths(input_tokens=7, output_tokens=3).draw(4, np.random.default_rng(1))
+    assert (prompt.tolist(), output.tolist()) == ([7] * 4, [3] * 4)

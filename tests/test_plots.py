@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
 
-from sim.plots import COLOURS, p99_over_time, save, ttft_parts, ttft_vs_load
+from sim.plots import COLOURS, p99_over_time, save, ttft_heat_map, ttft_parts, ttft_vs_load
 from sim.statistics import Interval
 from sim.sweep import Row
 
@@ -208,3 +208,50 @@ def test_drawing_touches_neither_pyplot_nor_global_options(tmp_path: Path) -> No
 def test_the_figure_of_the_readme_is_small() -> None:
     figure = Path(__file__).resolve().parents[1] / "docs" / "figures" / "ttft_vs_load.svg"
     assert figure.stat().st_size < 100_000
+
+
+MAP = [
+    row(system, rate, p99_s * factor, settings=(("workload.adapters", n),))
+    for system, factor in (("slora", 2.0), ("chameleon", 1.0))
+    for rate, n, p99_s in ((6, "10", 1.0), (6, "50", 2.0), (9, "10", 3.0), (9, "50", 40.0))
+]
+
+
+def numbers(axes: Axes) -> dict[tuple[float, float], str]:
+    return {text.get_position(): text.get_text() for text in axes.texts}
+
+
+def test_a_heat_map_has_a_panel_per_system_and_a_number_per_cell() -> None:
+    slora, chameleon, *_ = ttft_heat_map(MAP).axes
+    assert (slora.get_title(), chameleon.get_title()) == ("slora", "chameleon")
+    assert numbers(chameleon) == {(0, 0): "1", (0, 1): "2", (1, 0): "3", (1, 1): "40"}
+    assert (chameleon.get_xlabel(), slora.get_ylabel()) == ("load (requests/s)", "workload.adapters")
+    assert [label.get_text() for label in chameleon.get_xticklabels()] == ["6", "9"]
+
+
+def test_colours_of_a_heat_map_follow_the_numbers_and_are_the_same_in_all_panels() -> None:
+    slora, chameleon, *_ = ttft_heat_map(MAP).axes
+    grids = [np.asarray(panel.images[0].get_array(), dtype=np.float64) for panel in (slora, chameleon)]
+    assert grids[1].tolist() == [[1.0, 3.0], [2.0, 40.0]]
+    assert slora.images[0].get_clim() == chameleon.images[0].get_clim() == (1.0, 80.0)
+
+
+def test_a_heat_map_stars_what_was_not_stable_and_leaves_out_what_failed() -> None:
+    cells = [
+        *MAP[4:6],
+        row("chameleon", 9, 3.0, settings=(("workload.adapters", "10"),), verdicts={"overloaded": 5}),
+        row("chameleon", 9, 9.0, settings=(("workload.adapters", "50"),), p99_ms=None),
+    ]
+    axes = ttft_heat_map(cells).axes[0]
+    assert numbers(axes) == {(0, 0): "1", (0, 1): "2", (1, 0): "3*"}
+
+
+def test_a_heat_map_of_equal_numbers_can_be_drawn() -> None:
+    cells = [row("slora", rate, 1.0, settings=(("workload.adapters", n),)) for rate in (6, 9) for n in ("10", "50")]
+    assert set(numbers(ttft_heat_map(cells).axes[0]).values()) == {"1"}
+
+
+@pytest.mark.parametrize("rows", [MAP[:1], CURVES[:2]])
+def test_a_heat_map_needs_two_axes(rows: list[Row]) -> None:
+    with pytest.raises(ValueError, match="needs two axes"):
+        ttft_heat_map(rows)

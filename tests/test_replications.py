@@ -11,7 +11,18 @@ import pytest
 from sim import replications
 from sim.config import Loaded, load_config
 from sim.experiment import execute
-from sim.replications import Task, aggregate, config_hash, finished, perform, perform_all, replication_tasks
+from sim.replications import (
+    Task,
+    Wanted,
+    aggregate,
+    attempt_all,
+    config_hash,
+    finished,
+    perform,
+    perform_all,
+    replication_tasks,
+    varied_parts,
+)
 from sim.results import Result
 from sim.statistics import mean_interval
 from tests.commands import chameleon, python
@@ -143,3 +154,121 @@ def test_the_bench_file_tells_how_bursty_the_arrivals_were(tmp_path: Path) -> No
         name: json.loads((tmp_path / name / "vllm_bench.json").read_text())["burstiness"] for name in ("even", "bursts")
     }
     assert told == {"even": 1.0, "bursts": 0.25}
+
+
+TRACE = Path(__file__).resolve().parents[1] / "traces" / "paper-300.csv"
+BARE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
+    f"2023-11-16 18:15:{second:02}.0000000,{100 + second},10\n" for second in range(40)
+)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "is_read"),
+    [
+        (Wanted(), Wanted(), True),
+        (Wanted("mine"), Wanted("mine"), True),
+        (Wanted(), Wanted("mine"), False),
+        (Wanted("mine"), Wanted(), False),
+        (Wanted(), Wanted(parts=frozenset({"detailed"})), False),
+        (Wanted(parts=frozenset({"detailed"})), Wanted(), True),  # more than is wanted
+        (Wanted(), Wanted(parts=frozenset({"bootstrap"})), False),
+        (Wanted(), Wanted(slos_ms=(("ttft", 500.0),)), False),
+        (Wanted(), Wanted(slos_ms=(("ttft", 5000.0),)), False),  # the bound of the configuration, but no goodput
+        (Wanted(slos_ms=(("ttft", 500.0),)), Wanted(slos_ms=(("ttft", 500.0),)), True),
+    ],
+)
+def test_a_run_is_read_only_if_it_tells_what_is_wanted(
+    earlier: Wanted, later: Wanted, is_read: bool, tmp_path: Path
+) -> None:
+    perform(Task(SMALL, tmp_path / "run", earlier))
+    assert (finished(Task(SMALL, tmp_path / "run", later)) is not None) == is_read
+
+
+def test_the_arrays_of_vllm_are_written_where_they_are_wanted(tmp_path: Path) -> None:
+    said = chameleon("run", "-n", "40", "--save-detailed", "--label", "night", "--out", tmp_path / "run")
+    bench = json.loads((tmp_path / "run" / "vllm_bench.json").read_text())
+    assert said.code == 0
+    assert bench["label"] == "night"
+    assert len(bench["ttfts"]) == len(bench["itls"]) == 40
+
+
+@pytest.mark.parametrize("flags", [["--save-detailed"], ["--label", "night"]])
+def test_what_is_about_a_file_needs_one(flags: list[str]) -> None:
+    said = chameleon("run", *flags)
+    assert said.code == 2
+    assert f"{flags[0]} is about a file" in said.err
+
+
+def test_the_bench_file_names_every_policy_and_its_parameters(tmp_path: Path) -> None:
+    loaded = load_config("chameleon", ["cache.frequency=3.5"], {"workload": {"requests": 20}, "predictor": "oracle"})
+    perform(Task(loaded, tmp_path / "run"))
+    told = json.loads((tmp_path / "run" / "vllm_bench.json").read_text())["sim"]["policy"]
+    assert (told["cache"], told["scheduler"]) == ("chameleon", "multi-queue")
+    assert set(told["params"]) == {"scheduler", "cache", "prefetch", "predictor", "router"}
+    assert told["params"]["cache"]["frequency"] == 3.5  # given
+    assert "recency" in told["params"]["cache"]  # a default
+    assert "kind" not in told["params"]["cache"]
+
+
+def test_seeds_of_a_synthetic_workload_vary_all_of_it() -> None:
+    assert varied_parts(SMALL) == ["arrivals", "lengths", "adapters"]
+
+
+def test_seeds_of_a_trace_file_vary_what_it_does_not_hold(tmp_path: Path) -> None:
+    (tmp_path / "bare.csv").write_text(BARE)
+
+    def varied(trace: Path, **workload: float) -> list[str]:
+        return varied_parts(load_config("chameleon", (), {"workload": {"trace": str(trace), **workload}}))
+
+    assert varied(TRACE) == []
+    assert varied(tmp_path / "bare.csv") == ["adapters"]
+    assert varied(tmp_path / "bare.csv", rate_per_s=2.0) == ["arrivals", "adapters"]
+
+
+def test_replications_of_a_trace_file_say_that_they_are_hardly_any(tmp_path: Path) -> None:
+    (tmp_path / "bare.csv").write_text(BARE)
+    said = chameleon("run", "--trace", tmp_path / "bare.csv", "--reps", "2", "--out", tmp_path / "runs")
+    assert "note: seeds of a trace file vary only adapters and predictions: their intervals say nothing" in said.err
+    assert "2 replications, which vary only adapters, predictions" in said.out
+    told = json.loads((tmp_path / "runs" / "replications.json").read_text())
+    assert told["seeds_vary_only"] == ["adapters", "predictions"]
+
+
+def test_other_replications_say_nothing_of_the_kind() -> None:
+    said = chameleon(*RUN)
+    assert "seeds of a trace file" not in said.err
+    assert "vary only" not in said.out
+
+
+def test_a_bootstrap_is_told_as_what_it_is(tmp_path: Path) -> None:
+    one = chameleon("run", "--trace", TRACE, "--bootstrap")
+    lines = one.out.splitlines()
+    head = next(
+        at for at, line in enumerate(lines) if line.startswith("seed 0 alone, 95 % intervals by drawing its 30")
+    )
+    assert lines[head + 4].startswith("P99 TTFT (ms):")
+    assert "[" in lines[head + 4]
+    assert "--bootstrap" not in one.err
+    two = chameleon("run", "--trace", TRACE, "--bootstrap", "--reps", "2", "--out", tmp_path / "runs")
+    told = json.loads((tmp_path / "runs" / "replications.json").read_text())["bootstrap"]
+    assert (told["method"], told["seed"]) == ("block bootstrap over time, one run", 0)
+    assert "seed 0 alone" in two.out
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(loaded: Loaded) -> Result:
+        if loaded.config.seed == 1:
+            raise ZeroDivisionError("one by none")
+        return execute(loaded)
+
+    monkeypatch.setattr(replications, "execute", breaks)
+    first, second, third = attempt_all(replication_tasks(SMALL, 3, None))
+    assert isinstance(first, dict)
+    assert isinstance(third, dict)
+    assert second == replications.Failure("ZeroDivisionError: one by none")
+
+
+def test_blocks_that_are_alike_are_warned_of() -> None:
+    said = chameleon("run", "-n", "600", "--rate", "40", "--bootstrap")
+    assert "warning: neighbouring blocks of the run are alike" in said.err
+    assert "neighbouring blocks" not in chameleon("run", "-n", "600", "--rate", "3", "--bootstrap").err

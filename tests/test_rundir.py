@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def test_done_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return write_text(self, data, **options)
 
     monkeypatch.setattr(Path, "write_text", noted)
-    monkeypatch.setattr(rundir, "_write_parquet", lambda frame, path: written.append(path.name))
+    for writer in ("_write_parquet", "_write_json"):
+        monkeypatch.setattr(rundir, writer, lambda content, path: written.append(path.name))
     write(tmp_path / "one")
     assert written[-1] == "DONE"
     assert len(written) == 8
@@ -182,3 +184,43 @@ def test_the_environment_tells_seed_versions_and_platform() -> None:
     assert env["python"].startswith("3.")
     assert {"code_version", "git_sha", "platform"} <= set(env)
     assert json.loads(json.dumps(env)) == env
+
+
+def test_a_table_in_parts_is_written_part_by_part(tmp_path: Path) -> None:
+    whole = frames()["requests"]
+    made = []
+
+    def parts() -> Iterator[pd.DataFrame]:
+        for start in range(3):
+            made.append(start)
+            yield whole.iloc[start : start + 1].reset_index(drop=True)
+
+    path = write(tmp_path / "one", frames=frames() | {"requests": parts()})
+    assert made == [0, 1, 2]
+    assert pq.ParquetFile(path / "requests.parquet").num_row_groups == 3
+    assert_frame_equal(read_run(path).requests, whole)
+
+
+def test_some_columns_are_read_without_the_others(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path / "one"))
+    assert_frame_equal(run.columns("requests", ["ttft_s", "replica"]), frames()["requests"][["ttft_s", "replica"]])
+    assert "requests" not in vars(run)
+
+
+def test_a_further_file_is_written_with_the_run_before_it_is_done(tmp_path: Path) -> None:
+    seen = []
+
+    def extra(path: Path) -> None:
+        seen.extend(sorted(file.name for file in path.parent.iterdir()))
+        path.write_text("more")
+
+    path = write(tmp_path / "one", extras={"timeline.json.gz": extra})
+    assert (path / "timeline.json.gz").read_text() == "more"
+    assert "requests.parquet" in seen
+    assert "DONE" not in seen
+
+
+def test_a_further_file_has_one_of_the_known_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a run may also hold itl.parquet, .*, got notes.txt"):
+        write(tmp_path / "one", extras={"notes.txt": Path.touch})
+    assert list(tmp_path.iterdir()) == []

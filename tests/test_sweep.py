@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 
 import sim.replications
 import sim.sweep
+from sim.axes import Axis, parse_axes, parse_axis, parse_rates, parse_shard, settings
 from sim.cli.app import app
 from sim.experiment import execute
+from sim.replications import Failure
 from sim.summary import Summary
-from sim.sweep import Cell, cells, parse_rates, perform_cells, rows, write_csv
+from sim.sweep import Cell, Outcome, attempt_cells, cells, rows
+from sim.sweep_table import records, write_table
 
 SMALL = {"workload": {"preset": "paper", "requests": 40}}
 FLAGS = ["--rates", "4,8", "--reps", "2", "-n", "40", "-j", "1"]
@@ -26,7 +29,8 @@ FLAGS = ["--rates", "4,8", "--reps", "2", "-n", "40", "-j", "1"]
 def ran(cell: Cell, *, p50: float | None = 100.0, p99: float | None, verdict: str = "stable") -> tuple[Cell, Summary]:
     return cell, {
         "requests": {"offered": 40, "completed": 40},
-        "metrics": {"ttft_ms": {"p50": p50, "p99": p99}},
+        "metrics": {"ttft_ms": {"p50": p50, "p99": p99}, "tpot_ms": {"p99": 40.0}},
+        "throughput": {"requests_per_s": 4.0},
         "slo": {"ttft_s": 5.0, "attainment": 1.0},
         "adapters": {"hit_rate": 0.5},
         "stability": {"verdict": verdict},
@@ -129,15 +133,16 @@ def test_one_queue_that_is_not_stable_makes_the_row_unstable() -> None:
 
 
 def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sweep.csv").write_text("old")
+    write_table(rows([ran(plan()[0], p99=1.0)]), tmp_path)
+    old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="disk full"):
-        write_csv(rows([ran(plan()[0], p99=1.0)]), tmp_path / "sweep.csv")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("sweep.csv", "old")]
+        write_table(rows([ran(plan()[0], p99=2.0)]), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
 def test_the_command_prints_a_row_per_rate_and_system() -> None:
@@ -181,11 +186,11 @@ def test_a_second_start_simulates_only_what_is_missing(tmp_path: Path, monkeypat
 def test_an_interrupted_sweep_shows_what_is_finished_and_keeps_its_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(plan: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Summary]]:
-        yield from perform_cells(plan[:2], jobs)
+    def interrupted(plan: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Outcome]]:
+        yield from attempt_cells(plan[:2], jobs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sim.sweep, "perform_cells", interrupted)
+    monkeypatch.setattr(sim.sweep, "attempt_cells", interrupted)
     result = sweep("--out", str(tmp_path))
     assert result.exit_code == 130
     assert "2 of 8 runs are finished" in result.stderr
@@ -195,7 +200,7 @@ def test_an_interrupted_sweep_shows_what_is_finished_and_keeps_its_runs(
 
 
 def test_a_picture_of_an_unknown_kind_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim.sweep, "perform_cells", None)
+    monkeypatch.setattr(sim.sweep, "attempt_cells", None)
     result = sweep("--figure", "curve.bmp")
     assert result.exit_code == 2
     assert ".svg, .png, .pdf" in result.stderr
@@ -221,3 +226,210 @@ def test_importing_the_command_loads_neither_pandas_nor_matplotlib() -> None:
 
     code = "import sys, sim.sweep, sim.cli.sweep, sim.plots; print({'pandas', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+VARIED = ["-s", "slora", "--rates", "6", "--vary", "workload.adapters=10,50"]
+FAILING = ["-s", "vllm", "--rates", "4", "--vary", "adapters.slots=8,900"]  # 900 slots are more than the card holds
+
+
+def test_an_axis_is_a_key_and_its_values() -> None:
+    assert parse_axis("adapters.slots=8, 16,32") == Axis("adapters.slots", ("8", "16", "32"))
+
+
+def test_commas_in_brackets_and_quotes_part_no_values() -> None:
+    assert parse_axis("k=[8,16],{a: 1, b: [2,3]},'x,y',[64]").values == ("[8,16]", "{a: 1, b: [2,3]}", "'x,y'", "[64]")
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["adapters.slots"], "expected KEY=VALUE"),
+        (["=8"], "expected KEY=VALUE"),
+        (["adapters.slots="], "expected KEY=VALUE"),
+        (["adapters.slots=8,,9"], "expected KEY=VALUE"),
+        (["adapters.slots=8,8"], "8 is there twice"),
+        (["adapters.slots=8", "adapters.slots=9"], "adapters.slots is varied twice"),
+        (["cache.kind=lru"], "both fixed by --set and varied"),
+        (["workload.rate_per_s=8"], "--rates varies it"),
+        (["seed=1,2"], "--reps counts it up"),
+        (["name=a,b"], "several --system"),
+    ],
+)
+def test_axes_that_make_no_sense_are_refused(texts: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parse_axes(texts, ["cache.kind=lfu"])
+
+
+def test_every_combination_of_values_is_run() -> None:
+    axes = parse_axes(["a=1,2", "b=x,y"])
+    assert [",".join(value for _, value in one) for one in settings(axes)] == ["1,x", "1,y", "2,x", "2,y"]
+    assert list(settings(())) == [()]
+
+
+def test_a_setting_reaches_the_configuration_and_names_its_directory(tmp_path: Path) -> None:
+    found = plan(["slora"], 1, axes=parse_axes(["workload.adapters=10,50"]), out=tmp_path)
+    assert [cell.task.loaded.config.workload.adapters for cell in found] == [10, 50]
+    folders = [cell.task.directory.relative_to(tmp_path).as_posix() for cell in found if cell.task.directory]
+    assert folders == [f"slora/workload.adapters={n}/rate-4/seed-0" for n in (10, 50)]
+
+
+def test_settings_that_no_folder_can_bear_do_not_share_one(tmp_path: Path) -> None:
+    found = plan(["slora"], 1, axes=parse_axes(["workload.ranks=[8 ,64],[8, 64]"]), out=tmp_path)
+    assert len({cell.task.directory for cell in found}) == 2
+
+
+def test_a_system_is_compared_with_the_first_at_the_same_setting() -> None:
+    found = plan(reps=1, axes=parse_axes(["workload.adapters=10,50"]))
+    table = rows([ran(cell, p99=p99) for cell, p99 in zip(found, (100.0, 50.0, 1000.0, 900.0), strict=True)])
+    cuts = [None if row.p99_cut is None else round(row.p99_cut.estimate, 9) for row in table]
+    assert cuts == [None, 0.5, None, 0.1]
+
+
+def test_a_cell_that_failed_has_a_row_with_the_reason_and_no_numbers() -> None:
+    good, bad = plan(reps=1)
+    first, second = records(rows([ran(good, p99=1.0), (bad, Failure("out of luck"))]))
+    assert (first["ttft_p99_ms"], first["error"]) == (1.0, None)
+    assert (second["ttft_p99_ms"], second["error"], second["reps"], second["offered"]) == (None, "out of luck", 0, 0)
+
+
+def test_seeds_that_failed_leave_the_others_their_numbers() -> None:
+    good, bad = plan(["slora"])
+    (row,) = rows([ran(good, p99=1.0), (bad, Failure("out of luck"))])
+    assert (row.seeds, row.error) == ((0,), "out of luck")
+    assert row.p99_ms is not None
+
+
+def test_the_command_varies_any_key_and_has_a_column_for_it(tmp_path: Path) -> None:
+    told = json.loads(sweep(*VARIED, "--vary", "cache.kind=lru,lfu", "--json", "--out", str(tmp_path)).stdout)["rows"]
+    places = [(row["workload.adapters"], row["cache.kind"]) for row in told]
+    assert places == [("10", "lru"), ("10", "lfu"), ("50", "lru"), ("50", "lfu")]
+    assert len({row["hit_rate"] for row in told}) > 1
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        assert [row["cache.kind"] for row in csv.DictReader(file)] == ["lru", "lfu"] * 2
+
+
+def test_parquet_holds_the_rows_of_csv(tmp_path: Path) -> None:
+    import pandas as pd  # noqa: PLC0415
+
+    sweep(*VARIED, "--out", str(tmp_path))
+    parquet, text = pd.read_parquet(tmp_path / "sweep.parquet"), pd.read_csv(tmp_path / "sweep.csv")
+    assert list(parquet.columns) == list(text.columns)
+    assert parquet["ttft_p99_ms_ci95_high"].tolist() == text["ttft_p99_ms_ci95_high"].tolist()
+
+
+def test_without_rates_the_workloads_own_is_kept_where_something_else_varies() -> None:
+    told = json.loads(sweep(*[word for word in VARIED if word not in {"--rates", "6"}], "--json").stdout)["rows"]
+    assert {row["rate_per_s"] for row in told} == {4.0, 8.0}  # of FLAGS
+    alone = CliRunner().invoke(app, ["sweep", "-n", "40", "--reps", "1", "-j", "1", *VARIED[:2], *VARIED[4:], "--json"])
+    assert {row["rate_per_s"] for row in json.loads(alone.stdout)["rows"]} == {9.0}
+
+
+def test_without_rates_the_stamps_of_a_trace_file_are_replayed() -> None:
+    trace = Path(__file__).resolve().parents[1] / "traces" / "paper-300.csv"
+    flags = ["sweep", "-n", "40", "--reps", "1", "-j", "1", "-s", "slora", "--trace", str(trace), "--json"]
+    own = json.loads(CliRunner().invoke(app, [*flags, "--vary", "cache.kind=lru"]).stdout)["rows"]
+    assert len(own) == 1
+    assert 5 < own[0]["rate_per_s"] < 15
+
+
+def test_a_cell_that_fails_loses_no_other(tmp_path: Path) -> None:
+    result = sweep(*FAILING, "--out", str(tmp_path))
+    assert result.exit_code == 1
+    failed = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(failed) == 1
+    assert failed[0].startswith("error: vllm, adapters.slots=900, 4 requests/s, seeds 0, 1: adapters.slots: at most")
+    assert "2 of 4 runs failed; the others are in the table" in result.stderr
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        good, bad = csv.DictReader(file)
+    assert float(good["ttft_p99_ms"]) > 0
+    assert (bad["ttft_p99_ms"], bad["error"][:14]) == ("", "adapters.slots")
+
+
+def test_a_second_start_makes_only_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(*FAILING, "--out", str(tmp_path))
+    again = []
+
+    def counted(loaded: Any) -> Any:
+        again.append(loaded.config.adapters.slots)
+        return execute(loaded)
+
+    monkeypatch.setattr(sim.replications, "execute", counted)
+    sweep(*FAILING, "--out", str(tmp_path))
+    assert again == [900, 900]
+
+
+def test_an_error_that_nobody_foresaw_is_one_cells_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(loaded: Any) -> Any:
+        if loaded.config.seed == 1:
+            raise AssertionError("the books do not balance")
+        return execute(loaded)
+
+    monkeypatch.setattr(sim.replications, "execute", breaks)
+    result = sweep("-s", "slora", "--rates", "4")
+    assert result.exit_code == 1
+    assert "error: slora, 4 requests/s, seed 1: AssertionError: the books do not balance" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--vary", "adapters.slotss=1"], "did you mean 'slots'?"),
+        (["--vary", "cache.kind=lrru,lruu"], "did you mean"),
+        (["--hardware", "a41"], "--hardware a41"),
+        (["--shard", "1/2"], "needs --out"),
+        (["--shard", "3/2", "--out", "x"], "expected I/N"),
+        (["--rates", "4", "--heat-map", "m.svg"], "needs two axes of several values (--rates, --vary); there are 0"),
+        (["--heat-map", "m.bmp", "--vary", "cache.kind=lru,lfu"], ".svg, .png, .pdf"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_does(
+    flags: list[str], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sim.sweep, "attempt_cells", None)
+    result = sweep(*flags)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_lists_what_is_left_to_do_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(*VARIED, "--reps", "1", "--out", str(tmp_path))
+    monkeypatch.setattr(sim.replications, "execute", lambda _: pytest.fail("simulated"))
+    result = sweep(*VARIED, "--dry-run", "--out", str(tmp_path))
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("4 runs, 2 to run")
+    assert [line.split()[3:5] for line in lines[3:5]] == [["0", "finished"]] * 2
+    assert str(tmp_path / "slora" / "workload.adapters=50" / "rate-6" / "seed-1") in lines[-1]
+
+
+def test_a_dry_run_says_which_cells_cannot_run() -> None:
+    result = sweep(
+        "-s", "slora", "--rates", "4", "--vary", "memory.kv_pool_tokens=6000,99999999", "--dry-run", "--json"
+    )
+    states = [line["state"] for line in json.loads(result.stdout)]
+    assert states[0] == "to run"
+    assert "99999999 tokens" in states[1]
+
+
+def test_shards_make_all_runs_between_them_and_the_table_is_made_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard in ("1/3", "2/3", "3/3"):
+        assert sweep("--shard", shard, "--out", str(tmp_path)).exit_code == 0
+        assert not (tmp_path / "sweep.csv").exists()
+    assert len(list(tmp_path.rglob("DONE"))) == 8
+    monkeypatch.setattr(sim.replications, "execute", lambda _: pytest.fail("simulated again"))
+    assert sweep("--out", str(tmp_path)).exit_code == 0
+    assert (tmp_path / "sweep.csv").exists()
+
+
+def test_a_shard_is_one_of_so_many() -> None:
+    assert parse_shard("2/16") == (2, 16)
+
+
+def test_the_command_draws_a_heat_map(tmp_path: Path) -> None:
+    picture = tmp_path / "map.svg"
+    assert sweep("--vary", "workload.adapters=10,50", "--heat-map", str(picture)).exit_code == 0
+    assert picture.read_text().startswith("<?xml")

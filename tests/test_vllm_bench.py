@@ -13,7 +13,7 @@ from sim.records import NEVER, REQUEST_COLUMNS, Records
 from sim.results import Result, Run
 from sim.summary import summarise
 from sim.trace import AdapterSpec, Trace
-from sim.vllm_bench import BenchMeta, vllm_bench
+from sim.vllm_bench import BenchMeta, goodput, vllm_bench
 
 S = 10**12
 META = BenchMeta(date="20250131-120000")
@@ -255,3 +255,15 @@ def test_a_run_saved_without_a_date_gets_one_in_vllm_s_form(tmp_path: Path) -> N
     date = json.loads((path / "vllm_bench.json").read_text())["date"]
     assert len(date) == 15
     assert date.replace("-", "", 1).isdigit()
+
+
+def test_goodput_alone_is_what_the_file_tells() -> None:
+    run, slos_ms = tiny(), {"ttft": 1200.0, "tpot": 5000.0}
+    found, file = goodput(run, summarise(run), slos_ms), bench(BenchMeta(date="", slos_ms=slos_ms))
+    assert found == {
+        "slos_ms": slos_ms,
+        "requests_per_s": file["request_goodput"],
+        "attainment": file["slo_attainment"],
+        "attainment_by_metric": file["slo_attainment_by_metric"],
+    }
+    assert found["requests_per_s"] == 0.25

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sim.cli import compare, config, data, demo, fit, gpu, policies, run, sweep, systems, trace, validate
+from sim.cli import capacity, compare, config, data, demo, fit, gpu, policies, run, sweep, systems, trace, validate
 from sim.cli.mistakes import Commands
+from sim.cli.words import FlagsFile, GoodputWords
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
 
@@ -20,9 +21,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # it would take "[default: paper]" for markup, and break messages at the 80th column
 )
 app.command("demo")(demo.demo)
-app.command("run")(run.run)
+app.command("run", cls=GoodputWords)(run.run)
 app.command("compare")(compare.compare)
-app.command("sweep")(sweep.sweep)
+app.command("sweep", cls=FlagsFile, options_metavar="[FILE.yaml] [OPTIONS]")(sweep.sweep)
+app.command("capacity")(capacity.capacity)
 app.command("validate")(validate.validate)
 app.add_typer(systems.app, name="systems")
 app.add_typer(policies.app, name="policies")

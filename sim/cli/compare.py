@@ -14,23 +14,52 @@ from sim.cli.tables import interval_text, points, table
 
 if TYPE_CHECKING:
     from sim.comparison import Row, Side
+    from sim.gates import Verdict
+
+
+REGRESSED = 1
+
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-if",
+        metavar="RULE",
+        help="Leave with exit code 1 if the change from the first run is beyond this, with confidence: "
+        "--fail-if 'p99_ttft_ms > +5%' (repeatable).",
+    ),
+]
 
 
 def compare(
     directories: Annotated[list[Path], typer.Argument(help="Run directories; the first is the baseline.")],
+    fail_if: FailIf = None,
     *,
     as_json: options.AsJson = False,
 ) -> None:
-    """Compare runs with the first one, seed by seed, with 95 % intervals."""
+    """Compare runs with the first one, seed by seed, with 95 % intervals.
+
+    A rule of --fail-if is METRIC > BOUND or METRIC < BOUND. The metrics are those of vllm_bench.json; the bound is a
+    change from the first run, with its sign: a share of the first's value (+5%), or in the metric's unit (+20). The
+    rule fails where the whole 95 % interval of that change, paired over two seeds or more, lies beyond the bound.
+    """
     from sim.comparison import compare as rows_of  # noqa: PLC0415 - pandas is slow to import
     from sim.comparison import read_sides, shared_seeds  # noqa: PLC0415
+    from sim.gates import judge, parse_gate  # noqa: PLC0415
 
+    gates = [parse_gate(text) for text in fail_if or ()]
+    if gates and len(directories) < 2:
+        msg = "--fail-if compares with the first run; give one more"
+        raise ValueError(msg)
     sides = read_sides(directories)
     seeds = shared_seeds(sides)
     rows = rows_of(sides)
-    typer.echo(json.dumps(_as_json(sides, seeds, rows), indent=2) if as_json else _text(sides, seeds, rows))
+    verdicts = list(judge(gates, sides, seeds)) if gates else []
+    shown = _as_json(sides, seeds, rows, verdicts) if as_json else _text(sides, seeds, rows, verdicts)
+    typer.echo(shown)
     for warning in _warnings(sides, seeds):
         typer.echo(f"warning: {warning}", err=True)
+    if any(one.outcome == "fails" for one in verdicts):
+        raise typer.Exit(REGRESSED)
 
 
 def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
@@ -40,6 +69,8 @@ def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
     found = cpu_warnings(run.summary for side in sides for run in side.runs.values())
     if not is_paired(sides, seeds):
         found.append("the runs differ in more than the system (workload, model or hardware)")
+    if len(seeds) > 1 and any(side.runs[seeds[0]].config["workload"]["trace"] is not None for side in sides):
+        found.append("seeds of a trace file vary little of its traffic: intervals say nothing about other traffic")
     left_out = sorted(set().union(*(side.runs for side in sides)) - set(seeds))
     if left_out:
         found.append(f"seeds that not all have are left out: {', '.join(map(str, left_out))}")
@@ -49,14 +80,14 @@ def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
     return found
 
 
-def _text(sides: list[Side], seeds: list[int], rows: list[Row]) -> str:
+def _text(sides: list[Side], seeds: list[int], rows: list[Row], verdicts: list[Verdict]) -> str:
     header = ["", sides[0].label]
     for side in sides[1:]:
         header += [side.label, "change"]
     body = [_cells(row) for row in rows]
     counts = ", ".join(f"{side.label} {_counts(side, seeds)}" for side in sides)
     title = f"{len(seeds)} paired seed{'s' if len(seeds) > 1 else ''}; completed of offered requests: {counts}"
-    return "\n".join([title, table(header, body), *(_footnote(side, seeds) for side in sides)])
+    return "\n".join([title, table(header, body), *(_footnote(side, seeds) for side in sides), *map(str, verdicts)])
 
 
 def _cells(row: Row) -> list[str]:
@@ -95,10 +126,10 @@ def _counts(side: Side, seeds: list[int]) -> str:
     return f"{sum(one['completed'] for one in requests)}/{sum(one['offered'] for one in requests)}"
 
 
-def _as_json(sides: list[Side], seeds: list[int], rows: list[Row]) -> dict[str, object]:
+def _as_json(sides: list[Side], seeds: list[int], rows: list[Row], verdicts: list[Verdict]) -> str:
     from dataclasses import asdict  # noqa: PLC0415
 
-    return {
+    content: dict[str, object] = {
         "seeds": seeds,
         "systems": [side.label for side in sides],
         "completed_of_offered": [_counts(side, seeds) for side in sides],
@@ -112,3 +143,13 @@ def _as_json(sides: list[Side], seeds: list[int], rows: list[Row]) -> dict[str, 
             for row in rows
         ],
     }
+    content["rules"] = [
+        {
+            **one.gate._asdict(),
+            "system": one.label,
+            "change": None if one.change is None else asdict(one.change),
+            "outcome": one.outcome,
+        }
+        for one in verdicts
+    ]
+    return json.dumps(content, indent=2)

@@ -22,20 +22,33 @@ def load_checked(system: str, sets: Sequence[str] | None, flags: dict[str, Any] 
     Raises:
         ConfigError: with one located line for everything that is wrong.
     """
+    from sim.config import load_config  # noqa: PLC0415 - numpy and pydantic are slow to import
+
+    loaded = load_config(system, sets or (), flags or {})
+    check(loaded, flags)
+    return loaded
+
+
+def check(loaded: Loaded, flags: dict[str, Any] | None = None) -> None:
+    """Look up what a configuration names and build every part of it, short of its workload.
+
+    Args:
+        loaded: the configuration.
+        flags: see `sim.cli.options.overrides`.
+
+    Raises:
+        ConfigError: with one located line for everything that is wrong.
+    """
     from sim.build import check_config  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.config import load_config  # noqa: PLC0415
     from sim.yamlfile import ConfigError  # noqa: PLC0415
 
-    flags = flags or {}
-    loaded = load_config(system, sets or (), flags)
-    problems = _names(loaded, flags)
+    problems = _names(loaded, flags or {})
     if problems:
         raise ConfigError(problems)
     try:
         check_config(loaded)
     except ConfigError as error:
         raise ConfigError([_located(problem, loaded) for problem in error.problems]) from error.__cause__
-    return loaded
 
 
 def _names(loaded: Loaded, flags: dict[str, Any]) -> list[Problem]:
@@ -60,7 +73,7 @@ def _names(loaded: Loaded, flags: dict[str, Any]) -> list[Problem]:
     if not problems and config.memory.reserve_bytes is None:
         look_up("model", config.model, lambda name: load_hardware(config.hardware).pool_bytes(load_model(name)))
     trace = config.workload.trace
-    if trace is not None and not trace.is_file():
+    if trace is not None and not trace.exists():  # a folder for ServeGen or GenTD26
         mark = loaded.marks.get(("workload", "trace"))
         problems.append(Problem((), f"{trace}: no such trace file, seen from {Path.cwd()}", mark))
     return problems

@@ -35,6 +35,18 @@ def positive_number(given: Any) -> float:
     return value
 
 
+def share(given: Any) -> float:
+    """Return a number above 0 and at most 1."""
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        msg = f"{str(given)!r} is not allowed; a share above 0 and at most 1 is, such as 0.95"
+        raise typer.BadParameter(msg)
+    return value
+
+
 def processes(given: Any) -> int:
     """Return a number of processes, or -1 for all cores."""
     text = str(given).strip()
@@ -44,6 +56,31 @@ def processes(given: Any) -> int:
         msg = f"{text!r} is not allowed; a number of processes or -1 for all cores is"
         raise typer.BadParameter(msg)
     return int(text)
+
+
+def goodput_bounds(given: list[str] | None) -> tuple[tuple[str, float], ...]:
+    """Return the bounds in texts such as "ttft:500" or "ttft:500 tpot:50": latencies of vLLM's names, and ms.
+
+    Raises:
+        BadParameter: if a text is none.
+    """
+    from sim.names import did_you_mean  # noqa: PLC0415 - these are slow to import
+    from sim.vllm_bench import JUDGED  # noqa: PLC0415
+
+    found: dict[str, float] = {}
+    for word in (word for text in given or () for word in text.split()):
+        name, colon, bound = word.partition(":")
+        if not colon:
+            msg = f"--goodput {word!r} is not allowed; KEY:MS is, such as ttft:500"
+            raise typer.BadParameter(msg)
+        if name not in JUDGED:
+            msg = f"--goodput {word!r}: no latency is named {name!r}{did_you_mean(name, JUDGED)}"
+            raise typer.BadParameter(f"{msg} ({', '.join(JUDGED)})")
+        if name in found:
+            msg = f"--goodput: {name} is there twice"
+            raise typer.BadParameter(msg)
+        found[name] = positive_number(bound)
+    return tuple(found.items())
 
 
 def preset(given: str) -> str:
@@ -127,6 +164,25 @@ Out = Annotated[
 Jobs = Annotated[
     int,
     typer.Option("--jobs", "-j", parser=processes, metavar="N", help="Processes for replications; -1 for all cores."),
+]
+Goodput = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--goodput",
+        metavar="KEY:MS ...",
+        help="Bounds that make a request good, in ms: --goodput ttft:500 tpot:50 (keys ttft, tpot, e2el). "
+        "[default: ttft: the system's ttft_slo_s]",
+    ),
+]
+Label = Annotated[str | None, typer.Option("--label", help="Name in vllm_bench.json. [default: the system's]")]
+SaveDetailed = Annotated[
+    bool, typer.Option("--save-detailed", help="Also write vLLM's arrays, one entry per request, to vllm_bench.json.")
+]
+Bootstrap = Annotated[
+    bool,
+    typer.Option(
+        "--bootstrap", help="Add 95 % intervals from the first seed's run alone, by drawing blocks of its time again."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

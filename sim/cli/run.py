@@ -12,7 +12,8 @@ from sim.cli import options
 from sim.cli.loading import load_checked
 
 if TYPE_CHECKING:
-    from sim.replications import Task
+    from sim.config import Loaded
+    from sim.replications import Part, Task, Wanted
     from sim.summary import Summary
     from sim.workload import WorkloadConfig
 
@@ -35,22 +36,57 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     sets: options.Sets = None,
     out: options.Out = None,
     jobs: options.Jobs = 1,
+    goodput: options.Goodput = None,
+    label: options.Label = None,
     *,
+    save_detailed: options.SaveDetailed = False,
+    bootstrap: options.Bootstrap = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Simulate one system and print its numbers.
 
-    What a directory given with --out already holds of the very same run is read, not simulated again.
+    What a directory given with --out already holds of the very same run is read, not simulated again. With --reps the
+    intervals over seeds are in its replications.json; the summary.json of one run has none.
     """
     from sim.replications import replication_tasks  # noqa: PLC0415 - pandas and pydantic are slow to import
 
+    wanted = _wanted(goodput, label, out, {"detailed": save_detailed, "bootstrap": bootstrap})
     extra = options.overrides(workload, trace, rate, requests, scale, seed, hardware, model)
     loaded = load_checked(_named(file, system), sets, extra)
-    summaries = _performed(replication_tasks(loaded, reps, out), loaded.config.name, jobs)
-    _show(summaries, out, as_json=as_json)
+    summaries = _performed(replication_tasks(loaded, reps, out, wanted), loaded.config.name, jobs)
+    varied = _varied(loaded) if reps > 1 and loaded.config.workload.trace is not None else None
+    _show(summaries, out, varied, as_json=as_json)
     _tell(summaries, loaded.config.workload)
+    if varied is not None:
+        _tell_of_seeds(varied)
     if out is not None:
         typer.echo(f"written to {out}", err=True)
+
+
+def _wanted(goodput: list[str] | None, label: str | None, out: Path | None, parts: dict[Part, bool]) -> Wanted:
+    from sim.replications import Wanted  # noqa: PLC0415
+
+    for flag, given in (("--save-detailed", parts["detailed"]), ("--label", label is not None)):
+        if given and out is None:
+            msg = f"{flag} is about a file that is written, vllm_bench.json, and needs --out"
+            raise ValueError(msg)
+    return Wanted(label, options.goodput_bounds(goodput), frozenset(name for name, given in parts.items() if given))
+
+
+def _varied(loaded: Loaded) -> list[str]:
+    from sim.replications import varied_parts  # noqa: PLC0415
+
+    return [*varied_parts(loaded), "predictions"]
+
+
+def _tell_of_seeds(varied: list[str]) -> None:
+    """Say on standard error that seeds of a trace file are hardly replications."""
+    parts = " and ".join([", ".join(varied[:-1]), varied[-1]]).removeprefix(" and ")
+    typer.echo(
+        f"note: seeds of a trace file vary only {parts}: their intervals say nothing about other traffic and are far "
+        "too narrow; --bootstrap gives intervals over blocks of its time",
+        err=True,
+    )
 
 
 def _named(file: str | None, system: str | None) -> str:
@@ -92,12 +128,14 @@ def _tell(summaries: list[Summary], workload: WorkloadConfig) -> None:
 
 
 def _remarks(summary: Summary, workload: WorkloadConfig) -> list[str]:
-    """Return what became of the rows of a trace file."""
-    if workload.trace is None:
-        return []
-    found = [options.note(what, rows) for what, rows in summary.get("trace_notes", ()) if rows]
+    """Return what became of the workload's rows, but for what a preset says of itself."""
+    from sim.workload_config import notes_to_tell  # noqa: PLC0415 - numpy and pydantic are slow to import
+
+    notes = notes_to_tell(workload, summary.get("trace_notes", ()))
+    found = [options.note(what, rows) for what, rows in notes]
     offered = summary["requests"]["offered"]
-    if workload.requests is not None and offered < workload.requests:
+    is_short = workload.requests is not None and offered < workload.requests
+    if workload.trace is not None and is_short and not any("dropped" in what for what, _ in notes):
         found.append(f"{offered} requests, because the file holds no more; {workload.requests} were asked for")
     return found
 
@@ -111,40 +149,78 @@ def _warnings(summary: Summary) -> list[str]:
     completed = summary["metrics"]["ttft_ms"]["n"]
     if 0 < completed < FEW:
         found.append(f"P99 of {completed} requests is little more than their maximum")
+    if (summary.get("bootstrap") or {}).get("related"):
+        found.append(
+            "neighbouring blocks of the run are alike, for its queue outlasts them: intervals from this run alone are "
+            "too narrow"
+        )
     verdict = summary["stability"]["verdict"]
     if verdict != "stable":
         found.append(f"the queue is {verdict}; a P99 from it depends on how long the run was")
     return found
 
 
-def _show(summaries: list[Summary], out: Path | None, *, as_json: bool) -> None:
+def _show(summaries: list[Summary], out: Path | None, varied: list[str] | None, *, as_json: bool) -> None:
     from sim.replications import AGGREGATE, aggregate  # noqa: PLC0415
+
+    content = summaries[0] if len(summaries) == 1 else aggregate(summaries)
+    if varied is not None:
+        content["seeds_vary_only"] = varied
+    if out is not None and len(summaries) > 1:
+        _write(out / AGGREGATE, content)
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+        return
+    text = _report(content) if len(summaries) == 1 else _table(content)
+    typer.echo("\n".join([text, *_bootstrap_lines(content.get("bootstrap"))]))
+
+
+def _report(summary: Summary) -> str:
+    """Return the block of one run, with the line that vLLM prints of goodput under the throughput's."""
     from sim.results import vllm_style_report  # noqa: PLC0415
 
-    if len(summaries) == 1:
-        typer.echo(json.dumps(summaries[0], indent=2) if as_json else vllm_style_report(summaries[0]))
-        return
-    content = aggregate(summaries)
-    if out is not None:
-        _write(out / AGGREGATE, content)
-    typer.echo(json.dumps(content, indent=2) if as_json else _table(content))
+    lines = vllm_style_report(summary).splitlines()
+    if "goodput" in summary:
+        place = next(at for at, line in enumerate(lines) if line.startswith("Request throughput"))
+        told = summary["goodput"]["requests_per_s"]
+        lines.insert(place + 1, f"{'Request goodput (req/s):':<40} {float('nan') if told is None else told:<10.2f}")
+    return "\n".join(lines)
+
+
+def _bootstrap_lines(told: dict[str, Any] | None) -> list[str]:
+    if told is None:
+        return []
+    blocks = f"{told['blocks']} blocks of {told['block_s']:.4g} s"
+    head = f"seed {told['seed']} alone, 95 % intervals by drawing its {blocks} again"
+    rows = [
+        _interval(_label(name, metric), {"mean": one["value"], **one})
+        for metric, statistics in told["metrics"].items()
+        for name, one in statistics.items()
+    ]
+    return ["", head, *rows]
 
 
 def _table(content: dict[str, Any]) -> str:
     requests = content["requests"]
+    only = f", which vary only {', '.join(content['seeds_vary_only'])}" if "seeds_vary_only" in content else ""
     lines = [
-        f"{content['system']}: mean over {len(content['seeds'])} replications, 95 % interval",
+        f"{content['system']}: mean over {len(content['seeds'])} replications{only}, 95 % interval",
         f"{'Successful requests, all seeds:':<40} {requests['completed']} of {requests['offered']}",
         _interval("Request throughput (req/s):", content["throughput"]["requests_per_s"]),
     ]
+    if "goodput" in content:
+        lines.append(_interval("Request goodput (req/s):", content["goodput"]["requests_per_s"]))
     for metric, statistics in content["metrics"].items():
-        for name in ("mean", "p50", "p90", "p99"):
-            label = f"{name.upper() if name[0] == 'p' else 'Mean'} {metric.removesuffix('_ms').upper()} (ms):"
-            lines.append(_interval(label, statistics.get(name)))
+        words = ("mean", "p50", "p90", "p99")
+        lines += [_interval(_label(name, metric), statistics.get(name)) for name in words]
     verdicts = {verdict: content["stability"].count(verdict) for verdict in sorted(set(content["stability"]))}
     queue = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     hits = _interval("Adapter hit rate (%):", content["adapters"]["hit_rate"], factor=100)
     return "\n".join([*lines, hits, f"{'Queue:':<40} {queue}"])
+
+
+def _label(name: str, metric: str) -> str:
+    return f"{name.upper() if name[0] == 'p' else 'Mean'} {metric.removesuffix('_ms').upper()} (ms):"
 
 
 def _interval(label: str, one: dict[str, float] | None, *, factor: float = 1) -> str:

@@ -1,10 +1,10 @@
-"""`chameleon sweep`: time to first token of several systems against load, as a table, a CSV file and a picture."""
+"""`chameleon sweep`: systems against load and any other key, as a table, files and pictures."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,12 @@ from sim.cli import options
 from sim.cli.tables import interval_text, table
 
 if TYPE_CHECKING:
-    from sim.summary import Summary
-    from sim.sweep import Cell, Row
+    from sim.axes import Axis
+    from sim.sweep import Cell, Outcome, Row
 
 DEFAULT_SYSTEMS = ("slora", "chameleon")
+DEFAULT_RATES = "5,6,7,8,8.5,9,10,11,12"
+FAILED = 1
 
 Systems = Annotated[
     list[str] | None,
@@ -23,18 +25,45 @@ Systems = Annotated[
         "--system", "-s", help="System or file (repeatable); the first is the baseline. [default: slora, chameleon]"
     ),
 ]
-Rates = Annotated[str, typer.Option("--rates", help="Requests per second: a list, or start:stop:step.")]
+Rates = Annotated[
+    str | None,
+    typer.Option(
+        "--rates",
+        help="Requests per second: a list, or start:stop:step. "
+        f"[default: {DEFAULT_RATES}; with --vary the workload's own]",
+    ),
+]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vary",
+        metavar="KEY=V1,V2",
+        help="One more axis, any key of the configuration: --vary adapters.slots=8,16,32 (repeatable).",
+    ),
+]
 OutTree = Annotated[
     Path | None,
     typer.Option("--out", "-o", "--result-dir", help="Keep every run below this folder, and go on from what is there."),
 ]
 Picture = Annotated[Path | None, typer.Option("--figure", help="Draw the curves into this .svg, .png or .pdf.")]
-Title = Annotated[str, typer.Option("--title", help="Title of the picture.")]
+Map = Annotated[
+    Path | None,
+    typer.Option("--heat-map", help="Draw P99 TTFT over two axes into this .svg, .png or .pdf, a panel per system."),
+]
+Title = Annotated[str | None, typer.Option("--title", help="Title of the pictures.")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Make only the I-th of N parts of the runs; without it, the table is made last."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the runs and what is left to do; simulate nothing.")]
 
 
 def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     systems: Systems = None,
-    rates: Rates = "5,6,7,8,8.5,9,10,11,12",
+    rates: Rates = None,
+    vary: Vary = None,
     reps: options.Reps = 5,
     workload: options.Workload = None,
     trace: options.TraceFile = None,
@@ -45,49 +74,118 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     model: options.ModelName = None,
     sets: options.Sets = None,
     out: OutTree = None,
+    shard: Part = None,
     figure: Picture = None,
-    title: Title = "Time to first token against load",
+    heat_map: Map = None,
+    title: Title = None,
     jobs: options.Jobs = -1,
     *,
+    dry_run: DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure time to first token against load, for several systems that all see the same requests.
+    """Put systems, loads and any other settings against one another; all systems see the same requests.
 
-    With --out it can be interrupted: the same command goes on from the runs that are finished.
+    With --out it can be interrupted: the same command goes on from the runs that are finished. A run that fails loses
+    no other: it is told at the end, and the command leaves with exit code 1. A FILE.yaml holds flags without their
+    dashes, such as `rates: 6:12:2` and `vary: {adapters.slots: [8, 16]}`; flags given beside it win.
     """
-    from sim.cli.origins import tell_origins  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.plots import check_picture  # noqa: PLC0415
-    from sim.sweep import caption, cells, parse_rates, rows, write_csv  # noqa: PLC0415
+    from sim.axes import parse_axes  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.cli.sweep_pictures import check_pictures, draw  # noqa: PLC0415
+    from sim.sweep import caption, cells  # noqa: PLC0415
 
-    if figure is not None:
-        check_picture(figure)
+    axes = parse_axes(vary or (), sets or ())
+    chosen = _rates(rates, axes)
+    check_pictures(figure, heat_map, chosen, axes)
     extra = options.overrides(workload, trace, None, requests, scale, seed, hardware, model)
-    plan = cells(systems or DEFAULT_SYSTEMS, parse_rates(rates), reps, changes=sets or (), extra=extra, out=out)
+    names = systems or DEFAULT_SYSTEMS
+    plan = _part(cells(names, chosen, reps, changes=sets or (), extra=extra, axes=axes, out=out), shard, out)
+    faults = _faults(plan, extra)
+    if dry_run:
+        typer.echo(_planned(plan, faults, as_json=as_json))
+        return
     finished = _finished(plan, jobs)
     if not finished:
         raise KeyboardInterrupt
-    found, note = rows(finished), caption(plan[0], reps, sets or ())
-    tell_origins(summary for _, summary in finished)
-    is_whole = len(finished) == len(plan)
-    typer.echo(_as_json(found, note, is_whole=is_whole) if as_json else _text(found, note, len(plan) - len(finished)))
-    if not is_whole:
-        raise KeyboardInterrupt
-    if out is not None:
-        write_csv(found, out / "sweep.csv")
-        typer.echo(f"written to {out / 'sweep.csv'}", err=True)
-    if figure is not None:
-        _draw(found, figure, title, note)
+    found = _told(finished, plan, caption(plan[0], reps, sets or ()), as_json=as_json, is_part=shard is not None)
+    if out is not None and shard is None:
+        _keep(found, out)
+    draw(found, figure, heat_map, title, caption(plan[0], reps, sets or ()))
+    if _tell_failures(finished):
+        raise typer.Exit(FAILED)
 
 
-def _finished(plan: list[Cell], jobs: int) -> list[tuple[Cell, Summary]]:
-    """Return each run with its summary, up to where the user interrupted."""
+def _rates(rates: str | None, axes: tuple[Axis, ...]) -> tuple[float | None, ...]:
+    from sim.axes import parse_rates  # noqa: PLC0415
+
+    if rates is None and axes:
+        return (None,)
+    return parse_rates(rates or DEFAULT_RATES)
+
+
+def _part(plan: list[Cell], shard: str | None, out: Path | None) -> list[Cell]:
+    from sim.axes import parse_shard  # noqa: PLC0415
+
+    if shard is None:
+        return plan
+    if out is None:
+        msg = "--shard keeps its runs for the table that is made last, and needs --out"
+        raise ValueError(msg)
+    part, parts = parse_shard(shard)
+    found = plan[part - 1 :: parts]
+    if not found:
+        msg = f"--shard {shard}: there are only {len(plan)} runs"
+        raise ValueError(msg)
+    return found
+
+
+def _faults(plan: list[Cell], extra: dict[str, Any]) -> dict[str, str]:
+    """Return what is wrong with configurations that cannot run, by cell.
+
+    Raises:
+        ConfigError: if none can.
+    """
+    from sim.cli.loading import check  # noqa: PLC0415
+    from sim.yamlfile import ConfigError  # noqa: PLC0415
+
+    faults: dict[str, ConfigError] = {}
+    distinct = {str(cell): cell for cell in plan}
+    for name, cell in distinct.items():
+        try:
+            check(cell.task.loaded, extra)
+        except ConfigError as error:
+            faults[name] = error
+    if len(faults) == len(distinct):
+        raise next(iter(faults.values()))
+    return {name: str(error) for name, error in faults.items()}
+
+
+def _planned(plan: list[Cell], faults: dict[str, str], *, as_json: bool) -> str:
+    from sim.replications import finished  # noqa: PLC0415
+
+    lines = []
+    for cell in plan:
+        task = cell.task
+        state = faults.get(str(cell)) or ("finished" if finished(task) is not None else "to run")
+        line = {"system": cell.system, "rate_per_s": f"{cell.rate_per_s:g}", **dict(cell.settings)}
+        lines.append(
+            line | {"seed": str(task.loaded.config.seed), "state": state, "directory": str(task.directory or "-")}
+        )
+    if as_json:
+        return json.dumps(lines, indent=2)
+    left = sum(line["state"] == "to run" for line in lines)
+    head = f"{len(plan)} runs, {left} to run, {len(faults)} of {len({str(cell) for cell in plan})} cells cannot run"
+    return f"{head}\n{table(list(lines[0]), [list(line.values()) for line in lines])}"
+
+
+def _finished(plan: list[Cell], jobs: int) -> list[tuple[Cell, Outcome]]:
+    """Return each run with its outcome, up to where the user interrupted."""
     from sim.progress import progress  # noqa: PLC0415
-    from sim.sweep import perform_cells  # noqa: PLC0415
+    from sim.sweep import attempt_cells  # noqa: PLC0415
 
-    finished: list[tuple[Cell, Summary]] = []
+    finished: list[tuple[Cell, Outcome]] = []
     try:
         with progress(len(plan), "sweep") as bar:
-            for one in perform_cells(plan, jobs):
+            for one in attempt_cells(plan, jobs):
                 finished.append(one)
                 bar.advance()
     except KeyboardInterrupt:
@@ -95,46 +193,81 @@ def _finished(plan: list[Cell], jobs: int) -> list[tuple[Cell, Summary]]:
     return finished
 
 
+def _told(
+    finished: list[tuple[Cell, Outcome]], plan: list[Cell], note: str, *, as_json: bool, is_part: bool
+) -> list[Row]:
+    """Print the table and return its rows.
+
+    Raises:
+        KeyboardInterrupt: if runs are missing.
+    """
+    from sim.cli.origins import tell_origins  # noqa: PLC0415
+    from sim.sweep import rows  # noqa: PLC0415
+
+    found, missing = rows(finished), len(plan) - len(finished)
+    tell_origins(outcome for _, outcome in finished if isinstance(outcome, dict))
+    is_whole = not missing and not is_part
+    typer.echo(_as_json(found, note, is_whole=is_whole) if as_json else _text(found, note, missing))
+    if missing:
+        raise KeyboardInterrupt
+    return found
+
+
+def _keep(found: list[Row], out: Path) -> None:
+    from sim.sweep_table import write_table  # noqa: PLC0415
+
+    typer.echo(f"written to {write_table(found, out)} and sweep.parquet", err=True)
+
+
+def _tell_failures(finished: list[tuple[Cell, Outcome]]) -> bool:
+    """Say which cells failed and why; whether any did."""
+    failed: dict[tuple[str, str], list[int]] = {}
+    for cell, outcome in finished:
+        if not isinstance(outcome, dict):
+            failed.setdefault((str(cell), outcome.reason), []).append(cell.task.loaded.config.seed)
+    for (cell_name, reason), seeds in failed.items():
+        which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        typer.echo(f"error: {cell_name}, {which}: {reason}", err=True)
+    if failed:
+        lost = sum(map(len, failed.values()))
+        typer.echo(f"{lost} of {len(finished)} runs failed; the others are in the table", err=True)
+    return bool(failed)
+
+
 def _text(found: list[Row], note: str, missing: int) -> str:
-    slo = "" if found[0].slo_s is None else f" <= {found[0].slo_s:g} s"
-    header = [
-        "req/s",
-        "system",
-        "P50 TTFT (ms)",
-        "P99 TTFT (ms)",
-        f"P99 vs {found[0].system}",
-        f"TTFT{slo} (%)",
-        "queue",
-    ]
+    keys = [key for key, _ in found[0].settings]
+    slo = next((f" <= {row.slo_s:g} s" for row in found if row.slo_s is not None), "")
+    measures = ["P50 TTFT (ms)", "P99 TTFT (ms)", f"P99 vs {found[0].system}", f"TTFT{slo} (%)", "queue"]
     width = max(len(row.system) for row in found)
-    body, rate = [], None
+    body, before = [], None
     for row in found:
-        load = "" if row.rate_per_s == rate else f"{row.rate_per_s:g}"
-        body.append([load, row.system.ljust(width), *_cells(row)])
-        rate = row.rate_per_s
-    title = f"{note}; mean [95 % interval]; n = {found[0].offered // len(found[0].seeds)} requests per percentile"
+        place = [f"{row.rate_per_s:g}", *(value for _, value in row.settings)]
+        body.append([*_new(place, before), row.system.ljust(width), *_cells(row)])
+        before = place
+    runs = next((row for row in found if row.seeds), None)
+    n = "" if runs is None else f"; n = {runs.offered // len(runs.seeds)} requests per percentile"
     partial = [f"{missing} runs are missing: rows may have fewer seeds"] if missing else []
-    return "\n".join([title, *partial, table(header, body)])
+    return "\n".join([f"{note}; mean [95 % interval]{n}", *partial, table(["req/s", *keys, "system", *measures], body)])
+
+
+def _new(place: list[str], before: list[str] | None) -> list[str]:
+    """Return what differs from the row above, from the first difference on."""
+    if before is None:
+        return place
+    same = next((at for at, (one, other) in enumerate(zip(place, before, strict=True)) if one != other), len(place))
+    return ["" if at < same else text for at, text in enumerate(place)]
 
 
 def _cells(row: Row) -> list[str]:
     attainment = "-" if row.attainment is None else f"{100 * row.attainment.estimate:.1f}"
     verdicts = sorted(row.verdicts)
-    queue = verdicts[0] if len(verdicts) == 1 else ", ".join(f"{row.verdicts[one]} {one}" for one in verdicts)
+    queue = "".join(verdicts) if len(verdicts) < 2 else ", ".join(f"{row.verdicts[one]} {one}" for one in verdicts)
     change = interval_text(row.p99_cut, percent_change=True)
-    return [interval_text(row.p50_ms), interval_text(row.p99_ms), change, attainment, queue]
+    told = queue if row.error is None else f"{queue}, failed".removeprefix(", ")
+    return [interval_text(row.p50_ms), interval_text(row.p99_ms), change, attainment, told]
 
 
 def _as_json(found: list[Row], note: str, *, is_whole: bool) -> str:
-    from sim.sweep import records  # noqa: PLC0415
+    from sim.sweep_table import records  # noqa: PLC0415
 
     return json.dumps({"note": note, "complete": is_whole, "rows": list(records(found))}, indent=2)
-
-
-def _draw(found: list[Row], figure: Path, title: str, note: str) -> None:
-    from sim.plots import save, ttft_vs_load  # noqa: PLC0415 - matplotlib is slow to import
-
-    slos = {row.slo_s for row in found}
-    picture = ttft_vs_load(found, slo_s=slos.pop() if len(slos) == 1 else None, title=title, note=note)
-    save(picture, figure)
-    typer.echo(f"drawn in {figure}", err=True)
