@@ -177,6 +177,7 @@ def save(result: Result, config: RunConfig, directory: Path, wanted: Wanted = NO
         label=wanted.label or config.name,
         request_rate=own_rate(result.run.trace) if rate is None else rate,
         burstiness=_burstiness(config),
+        max_concurrency=config.client.max_concurrency,
         slos_ms=_slos_ms(config, wanted),
         config_hash=config_hash(config),
         policy=policy_words(config),

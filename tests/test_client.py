@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 import sim
 from sim.client import Client
 from sim.records import Records
+from sim.rundir import read_run
 from sim.yamlfile import ConfigError
+from tests.commands import chameleon
 from tests.worlds import RoundCosts, World, play, replay
 
 COSTS = RoundCosts(prefill_base=1000, prefill_token=0, decode_base=1000, decode_request=0, decode_context=0)
@@ -95,3 +99,12 @@ def test_a_client_without_requests_sends_nothing() -> None:
     assert Client([], 3).sends_at(0, 0) is None
     with pytest.raises(RuntimeError, match="every request has been sent"):
         Client([]).take()
+
+
+def test_the_command_line_closes_the_loop_and_the_bench_file_says_so(tmp_path: Path) -> None:
+    said = chameleon(
+        "run", "--requests", "60", "--rate", "50", "--max-concurrency", "2", "--out", str(tmp_path / "run")
+    )
+    assert said.code == 0
+    assert json.loads((tmp_path / "run" / "vllm_bench.json").read_text())["max_concurrency"] == 2
+    assert (read_run(tmp_path / "run").requests.client_queue_time_s > 0).any()

@@ -96,7 +96,7 @@ def preset(given: str) -> str:
 
 System = Annotated[
     str | None,
-    typer.Option("--system", "-s", help="Packaged system (see `policies list`) or a YAML file. [default: chameleon]"),
+    typer.Option("--system", "-s", help="Packaged system (see `systems list`) or a YAML file. [default: chameleon]"),
 ]
 Workload = Annotated[
     str | None,
@@ -129,7 +129,7 @@ Scale = Annotated[
         "--scale",
         parser=positive_number,
         metavar="NUMBER",
-        help="Divide all lengths by this. [default: the preset's; 7 for paper]",
+        help="Divide all lengths by this. [default: the preset's, 7 for paper; 1 of a trace file]",
     ),
 ]
 Seed = Annotated[
@@ -148,9 +148,25 @@ Reps = Annotated[
     ),
 ]
 Hardware = Annotated[
-    str | None, typer.Option("--hardware", help="a40, a10g, a100-80, h100, h200 or a profile file. [default: a40]")
+    str | None,
+    typer.Option(
+        "--hardware",
+        help="a40, a10g, a100-40, a100-80, a6000, h100, h100-64, h200, l40s, rtx-3090, rtx-4090 or a profile file. "
+        "[default: a40]",
+    ),
 ]
-ModelName = Annotated[str | None, typer.Option("--model", help="Base model. [default: llama-7b]")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="Base model, or a YAML file with its dimensions. [default: llama-7b]")
+]
+MaxConcurrency = Annotated[
+    int | None,
+    typer.Option(
+        "--max-concurrency",
+        parser=whole_number(1),
+        metavar="N",
+        help="A closed loop: a request that is due while N are under way is sent when one has left.",
+    ),
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change any key: --set cache.kind=lru (repeatable).")]
 Out = Annotated[
     Path | None,

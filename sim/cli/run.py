@@ -38,6 +38,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     jobs: options.Jobs = 1,
     goodput: options.Goodput = None,
     label: options.Label = None,
+    max_concurrency: options.MaxConcurrency = None,
     *,
     save_detailed: options.SaveDetailed = False,
     bootstrap: options.Bootstrap = False,
@@ -52,6 +53,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
     wanted = _wanted(goodput, label, out, {"detailed": save_detailed, "bootstrap": bootstrap})
     extra = options.overrides(workload, trace, rate, requests, scale, seed, hardware, model)
+    extra["client"] = {"max_concurrency": max_concurrency}
     loaded = load_checked(_named(file, system), sets, extra)
     summaries = _performed(replication_tasks(loaded, reps, out, wanted), loaded.config.name, jobs)
     varied = _varied(loaded) if reps > 1 and loaded.config.workload.trace is not None else None
