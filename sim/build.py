@@ -36,7 +36,7 @@ from sim.memory import MemoryLimits
 from sim.models import Model, load_model
 from sim.names import SEAMS
 from sim.options import EngineOptions
-from sim.plugins import resolve
+from sim.plugins import problems_of, resolve
 from sim.records import Records
 from sim.shorten import taken_as_given
 from sim.sizing import engine_options, loading_costs, memory_limits, parallel_of
@@ -292,7 +292,11 @@ def check_config(loaded: Loaded) -> None:
         ValueError: if the hardware or the model is.
     """
     config = loaded.config
+    problems = problems_of({seam: getattr(config, seam) for seam in SEAMS}, loaded.marks)
     hardware = parallel_of(config).as_one(load_hardware(config.hardware))
-    memory_limits(config, hardware, load_model(config.model), None)
-    for seam in SEAMS:
-        resolve(getattr(config, seam), seam, marks=loaded.marks)
+    try:
+        memory_limits(config, hardware, load_model(config.model), None)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)

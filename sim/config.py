@@ -12,6 +12,7 @@ from sim.costs import EngineCosts
 from sim.mechanism import Adapters, Admission, Limits, LoadGenerator, Loading, Memory, Parallelism, Section
 from sim.names import SEAMS
 from sim.options import PrefillMode
+from sim.plugins import problems_of
 from sim.workload import WorkloadConfig
 from sim.yamlfile import ConfigError, KeyPath, Mark, Marks, find, folder_of, load, set_values, validate
 
@@ -98,7 +99,10 @@ def load_config(
     tree = _overlaid(document.tree, laid)
     marks = document.marks | (_argument_marks(extra or {}) if marks_arguments else {})
     document = set_values(tree, assignments, marks)
-    config = validate(RunConfig, document.tree, document.marks)
+    try:
+        config = validate(RunConfig, document.tree, document.marks)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems_of(document.tree, document.marks)]) from error.__cause__
     return Loaded(config.model_copy(update=_anchored(config, document.marks)), document.marks)
 
 

@@ -79,6 +79,23 @@ def resolve(
         raise error.under(at, marks) from error.__cause__
 
 
+def problems_of(specs: Mapping[str, Any], marks: Marks) -> list[Problem]:
+    """Return what is wrong with the policies that a configuration names, of all seams together.
+
+    Args:
+        specs: by seam, among whatever else a configuration holds.
+        marks: lines and columns of the configuration.
+    """
+    found: list[Problem] = []
+    for seam in SEAMS:
+        if isinstance(specs.get(seam), Mapping):
+            try:
+                resolve(specs[seam], seam, marks=marks)
+            except ConfigError as error:
+                found += error.problems
+    return found
+
+
 def factory(spec: object, seam: str, *, base_dir: Path | None = None) -> Callable[[], Any]:
     """Return what builds a fresh policy at every call, its name looked up and its parameters checked once.
 

@@ -172,3 +172,24 @@ def test_a_run_that_rejects_everything_says_so(tmp_path: Path) -> None:
     said = chameleon("run", "--trace", trace, "--scale", "1")
     assert said.code == 0
     assert "warning: all 2 requests were rejected; the first: 900044 tokens" in said.err
+
+
+def test_mistakes_of_keys_policies_and_sizes_are_told_together(tmp_path: Path) -> None:
+    (file := tmp_path / "mine.yaml").write_text(
+        "extends: slora\nmemroy: 3\ncache: lruu\nscheduler: {kind: sjf, agein_s: 4}\n"
+    )
+    said = chameleon("config", "check", str(file))
+    assert said.code == 2
+    for told in ("2:1: memroy: Extra inputs", "3:1: cache.kind: no cache is named 'lruu'", "4:24: scheduler.agein_s"):
+        assert f"{file}:{told}" in said.err
+    file.write_text("extends: slora\ncache: lruu\nadapters: {memory: reserved}\n")
+    told_later = chameleon("config", "check", str(file)).err
+    assert "cache.kind: no cache is named 'lruu'" in told_later
+    assert "adapters.reserved_bytes: adapters.memory: reserved needs it" in told_later
+
+
+def test_a_wrong_name_of_hardware_hides_no_wrong_policy(tmp_path: Path) -> None:
+    (file := tmp_path / "mine.yaml").write_text("extends: slora\nhardware: a41\ncache: lruu\n")
+    told = chameleon("config", "check", str(file)).err
+    assert "unknown hardware 'a41'" in told
+    assert "no cache is named 'lruu'" in told

@@ -40,11 +40,12 @@ def check(loaded: Loaded, flags: dict[str, Any] | None = None) -> None:
         ConfigError: with one located line for everything that is wrong.
     """
     from sim.build import check_config  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.plugins import problems_of  # noqa: PLC0415
     from sim.yamlfile import ConfigError  # noqa: PLC0415
 
     problems = _names(loaded, flags or {})
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([*problems, *problems_of(vars(loaded.config), loaded.marks)])
     try:
         check_config(loaded)
     except ConfigError as error:
