@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -102,6 +103,7 @@ def _check_out(out: Path, reps: int) -> None:
     if not nearest.is_dir():
         msg = f"{nearest} is a file; a directory is needed for {out}"
         raise ValueError(msg)
+    _check_writable(nearest if nearest != out or reps > 1 else out.absolute().parent, out)
     if nearest != out:
         return
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
@@ -110,6 +112,14 @@ def _check_out(out: Path, reps: int) -> None:
         wanted = "a run" if reps == 1 else "replications"
         msg = f"{out} does not hold {wanted} and is left alone: {', '.join(strange[:5])}"
         raise ValueError(msg)
+
+
+def _check_writable(folder: Path, out: Path) -> None:
+    try:
+        TemporaryDirectory(prefix=f".{out.name}.", dir=folder).cleanup()
+    except OSError as error:
+        msg = f"{out} cannot be written: {folder}: {error.strerror}"
+        raise ValueError(msg) from error
 
 
 def _belongs(name: str, reps: int) -> bool:

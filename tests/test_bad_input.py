@@ -193,3 +193,10 @@ def test_a_wrong_name_of_hardware_hides_no_wrong_policy(tmp_path: Path) -> None:
     told = chameleon("config", "check", str(file)).err
     assert "unknown hardware 'a41'" in told
     assert "no cache is named 'lruu'" in told
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_simulated() -> None:
+    said = chameleon("run", "--requests", "100000000", "--out", "/proc/self/run")
+    assert said.code == 2
+    assert said.err.startswith("error: /proc/self/run cannot be written: /proc/self: ")
