@@ -23,7 +23,7 @@ ROWS = (
     ("SLO attainment (%)", ("slo", "attainment"), 100.0),
     ("Requests per s", ("throughput", "requests_per_s"), 1.0),
     ("Adapter hit rate (%)", ("adapters", "hit_rate"), 100.0),
-    ("Adapter GB over the link", ("adapters", "bytes_loaded"), 1e-9),
+    ("Adapter GB over the link", ("adapters", "bytes_moved"), 1e-9),
 )
 
 

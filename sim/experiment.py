@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from inspect import signature
 from os import PathLike
 from pathlib import Path
@@ -13,6 +14,7 @@ from sim.config import Loaded, RunConfig, load_config
 from sim.faults import told_of_answers, told_of_code
 from sim.hardware import Hardware
 from sim.idle_settings import idle_settings
+from sim.isolated import isolated_ticks
 from sim.names import SEAMS, did_you_mean
 from sim.records import Records
 from sim.results import Result, Run
@@ -125,8 +127,10 @@ def result_of(deployment: Deployment, *records: Records) -> Result:
         seed=config.seed,
         kv_token_bytes=deployment.limits.kv_token_bytes,
         ttft_slo_s=config.ttft_slo_s,
+        link_copies=config.loading.copies,
         cost_origins=hardware.told_origins,
         idle_settings=idle_settings(config),
+        isolated=partial(isolated_ticks, deployment.trace, deployment.costs, deployment.options),
         cost_warnings=_warnings(config, hardware, records),
     )
     return Result(outcome, config.model_dump(mode="json"))

@@ -6,23 +6,15 @@ pandas is imported when a table is built. What the columns mean is decided in `s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from policies.base import FloatArray, IntArray
+from sim.frames_requests import palette_columns, requests_frame, requests_in_parts, text_column
 from sim.instants import busy_ticks_at, kv_tokens_at, tokens_at
-from sim.metrics import (
-    NO_ADAPTER,
-    REJECTED,
-    Offered,
-    duration_s,
-    instant_s,
-    largest_gaps,
-    latencies_s,
-    ttft_parts_s,
-)
-from sim.records import NEVER, SOURCES, STATUSES, Records
+from sim.metrics import REJECTED, Offered, latencies_s
+from sim.records import Records
 from sim.statistics import grouped_percentiles
 from sim.ticks import TICKS_PER_S, to_ticks
 from sim.trace import Trace
@@ -30,128 +22,7 @@ from sim.trace import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
-
-def requests_frame(
-    trace: Trace,
-    records: Sequence[Records],
-    adapter_bytes: Sequence[int],
-    predicted_tokens: IntArray,
-    *,
-    ttft_slo_s: float | None = None,
-) -> pd.DataFrame:
-    """Return one row per offered request in id order: identity, workload, instants, latencies, adapter, outcome.
-
-    Times are seconds from the start of the trace, NaN where not reached. `queue_s`, `adapter_wait_s`, `prefill_s`,
-    `preempt_s` and `overhead_s` sum to `ttft_s` exactly. `itl_max_s` is explained at `sim.metrics.largest_gaps`.
-    A request of which no replica has a row is `unfinished`, with identity, workload and arrival only.
-
-    Args:
-        trace: the workload, of n requests.
-        records: one per replica.
-        adapter_bytes: bytes of each palette entry (ignored for the base model).
-        predicted_tokens: shape (n,), predicted output tokens.
-        ttft_slo_s: objective that `slo_ok` judges; without one it is null. A request that is not ok is not within it.
-    """
-    import pandas as pd  # noqa: PLC0415 - takes seconds to import
-
-    offered = Offered(trace, records)
-    columns = _identity(offered, adapter_bytes, predicted_tokens)
-    columns |= _instants(offered)
-    columns |= latencies_s(offered)
-    gaps = offered.spread([largest_gaps(one) for one in records], NEVER)
-    columns |= {
-        "itl_max_s": instant_s(gaps),
-        "client_queue_time_s": duration_s(offered.arrival(), offered.instant("arrival")),
-    }
-    columns |= ttft_parts_s(offered)
-    columns |= _adapter_use(offered)
-    columns |= _scheduling(offered)
-    columns |= _outcome(offered, columns["ttft_s"], ttft_slo_s)
-    return pd.DataFrame(columns, copy=False)
-
-
-def _identity(offered: Offered, adapter_bytes: Sequence[int], predicted_tokens: IntArray) -> dict[str, object]:
-    trace = offered.trace
-    ids, ranks, sizes = _palette(trace, adapter_bytes)
-    nothing = np.full(len(trace), None, dtype=object)
-    known = offered.known
-    return {
-        "request_id": np.arange(len(trace), dtype=np.int64),
-        "adapter_id": _text(ids[trace.adapter]),
-        "adapter_rank": ranks[trace.adapter].astype(np.int16),
-        "adapter_bytes": sizes[trace.adapter],
-        "tenant": _text(nothing),
-        "slo_class": _text(nothing),
-        "replica": _nullable(offered.replica, offered.replica >= 0, "Int16"),
-        "prompt_tokens": trace.prompt_tokens.astype(np.int32),
-        "output_tokens": trace.output_tokens.astype(np.int32),
-        "predicted_output_tokens": predicted_tokens.astype(np.int32),
-        "wrs": np.where(known, offered.column("weight_ppm") / 10**6, np.nan),
-        "queue_id": _nullable(offered.column("lane"), known, "Int16"),
-    }
-
-
-def _palette(trace: Trace, adapter_bytes: Sequence[int]) -> tuple[np.ndarray, IntArray, IntArray]:
-    """Return id (None: base model), rank and bytes (0: base model) of each palette entry."""
-    ids = np.array([spec.id if spec else None for spec in trace.palette], dtype=object)
-    ranks = np.array([spec.rank if spec else 0 for spec in trace.palette], dtype=np.int64)
-    sizes = [size if spec else 0 for spec, size in zip(trace.palette, adapter_bytes, strict=True)]
-    return ids, ranks, np.array(sizes, dtype=np.int64)
-
-
-def _instants(offered: Offered) -> dict[str, object]:
-    names = {"send_s": "arrival", "admitted_s": "admitted", "adapter_ready_s": "ready"}
-    names |= {"first_token_s": "first_token", "finish_s": "finish"}
-    columns: dict[str, object] = {"arrival_s": instant_s(offered.arrival())}
-    return columns | {column: instant_s(offered.instant(name)) for column, name in names.items()}
-
-
-def _adapter_use(offered: Offered) -> dict[str, object]:
-    words = np.array([*SOURCES, None], dtype=object)
-    source = np.where(offered.instant("admitted") == NEVER, len(SOURCES), offered.column("source", NO_ADAPTER))
-    return {
-        "adapter_source": _text(words[source]),
-        "adapter_load_s": instant_s(offered.instant("load")),
-        "adapter_load_bytes": offered.column("load_bytes"),
-        "pcie_wait_s": instant_s(offered.instant("link_wait")),
-    }
-
-
-def _scheduling(offered: Offered) -> dict[str, object]:
-    steps = offered.column("steps")
-    mean_batch = np.where(steps > 0, offered.column("batch_sum") / np.maximum(steps, 1), np.nan)
-    return {
-        "n_preempt": offered.column("preemptions").astype(np.int32),
-        "n_bypassed": offered.column("bypassed").astype(np.int32),
-        "n_iterations": steps.astype(np.int32),
-        "mean_batch": mean_batch,
-    }
-
-
-def _outcome(offered: Offered, ttft_s: object, ttft_slo_s: float | None) -> dict[str, object]:
-    error = np.full(len(offered.trace), None, dtype=object)
-    for one in offered.records:
-        error[list(one.rejections)] = list(one.rejections.values())
-    judged = np.full(len(error), ttft_slo_s is not None)
-    good = offered.completed & (np.asarray(ttft_s) <= (ttft_slo_s or 0.0))
-    return {
-        "status": _text(np.array(STATUSES, dtype=object)[offered.status]),
-        "error": _text(error),
-        "slo_ok": _nullable(good, judged, "boolean"),
-    }
-
-
-def _text(values: np.ndarray) -> pd.Series:
-    import pandas as pd  # noqa: PLC0415
-
-    return pd.Series(values, dtype="str")
-
-
-def _nullable(values: np.ndarray, known: np.ndarray, dtype: Literal["Int16", "boolean"]) -> pd.Series:
-    import pandas as pd  # noqa: PLC0415
-
-    column: pd.Series = pd.Series(values).astype(dtype).where(known)
-    return column
+__all__ = ["adapters_frame", "p99_over_time", "requests_frame", "requests_in_parts", "timeseries_frame"]
 
 
 def adapters_frame(trace: Trace, records: Sequence[Records], adapter_bytes: Sequence[int]) -> pd.DataFrame:
@@ -170,10 +41,10 @@ def adapters_frame(trace: Trace, records: Sequence[Records], adapter_bytes: Sequ
 
     offered = Offered(trace, records)
     n, adapter, hit = len(trace.palette), trace.adapter, offered.hit_codes()
-    ids, ranks, sizes = _palette(trace, adapter_bytes)
+    ids, ranks, sizes = palette_columns(trace, adapter_bytes)
     ttft_s = np.where(offered.completed, latencies_s(offered)["ttft_s"], np.nan)
     requests = np.bincount(adapter, minlength=n)
-    columns: dict[str, object] = {"adapter_id": _text(ids), "rank": ranks.astype(np.int16), "bytes": sizes}
+    columns: dict[str, object] = {"adapter_id": text_column(ids), "rank": ranks.astype(np.int16), "bytes": sizes}
     columns |= {"requests": requests, "hits": np.bincount(adapter[hit == 1], minlength=n)}
     columns |= {"misses": np.bincount(adapter[hit == 0], minlength=n)} | _movements(records, n)
     columns["p50_ttft_s"] = grouped_percentiles(ttft_s, adapter, n, 50)

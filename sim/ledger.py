@@ -166,6 +166,11 @@ class Ledger:
             job.first_segment = NEVER  # it has not decoded yet
         self._worked(job, steps)
 
+    def squashed(self, job: Job) -> None:
+        """A running request lost its tokens, and its work will be repeated."""
+        squashes = self.records.squashes
+        squashes[job.request.id] = squashes.get(job.request.id, 0) + 1
+
     def finished(self, job: Job, steps: int, now: int) -> None:
         """A request is complete after so many decode steps since its last start."""
         self._worked(job, steps)

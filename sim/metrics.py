@@ -6,7 +6,8 @@ parts of a latency add up to it in any order of addition. Instants are plain tic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,32 +43,38 @@ class Offered:
     """The request tables of all replicas laid out with one entry per offered request, in id order.
 
     Attributes:
-        trace: the workload, of n requests.
+        span: the ids of the n requests that are laid out, all of the workload's or a stretch of them.
+        trace: the workload, of these requests.
         records: one per replica.
         replica: shape (n,), int16; -1 where no replica has a row of the request.
+        reasons: why requests were rejected, by their place in the span.
         status: shape (n,), index into STATUSES; a request of which nothing is known is unfinished.
     """
 
-    def __init__(self, trace: Trace, records: Sequence[Records]) -> None:
-        self.trace = trace
+    def __init__(self, trace: Trace, records: Sequence[Records], span: range | None = None) -> None:
+        self.span = range(len(trace)) if span is None else span
+        self.trace = trace if span is None else _stretch(trace, span)
         self.records = tuple(records)
-        self._ids = [one.requests["request"] for one in self.records]
-        self.replica = np.full(len(trace), -1, dtype=np.int16)
-        for index, (one, ids) in enumerate(zip(self.records, self._ids, strict=True)):
-            self.replica[ids] = index
-            self.replica[list(one.rejections)] = index
+        self._rows = [_rows(one.requests["request"], self.span, len(trace)) for one in self.records]
+        self.replica = np.full(len(self.trace), -1, dtype=np.int16)
+        self.reasons: dict[int, str] = {}
+        for index, (one, (_, places)) in enumerate(zip(self.records, self._rows, strict=True)):
+            told = {place - self.span.start: why for place, why in one.rejections.items() if place in self.span}
+            self.replica[places] = index
+            self.replica[list(told)] = index
+            self.reasons |= told
         self.status = self.column("status", UNFINISHED)
-        self.status[[request for one in self.records for request in one.rejections]] = REJECTED
+        self.status[list(self.reasons)] = REJECTED
 
     def column(self, name: str, missing: int = 0) -> IntArray:
         """Return one column of the request tables, shape (n,), with `missing` where there is no row."""
-        return self.spread([one.requests[name] for one in self.records], missing)
+        return self.spread((one.requests[name] for one in self.records), missing)
 
-    def spread(self, per_replica: Sequence[IntArray], missing: int) -> IntArray:
+    def spread(self, per_replica: Iterable[IntArray], missing: int) -> IntArray:
         """Return values given per row of each replica's request table as one array of shape (n,)."""
         result = np.full(len(self.trace), missing, dtype=np.int64)
-        for ids, values in zip(self._ids, per_replica, strict=True):
-            result[ids] = values
+        for (rows, places), values in zip(self._rows, per_replica, strict=True):
+            result[places] = values[rows]
         return result
 
     def instant(self, name: str) -> IntArray:
@@ -102,6 +109,25 @@ class Offered:
         return np.where(counted, np.isin(source, HITS), -1)
 
 
+def _stretch(trace: Trace, span: range) -> Trace:
+    ids = slice(span.start, span.stop)
+    return replace(
+        trace,
+        arrival_s=trace.arrival_s[ids],
+        prompt_tokens=trace.prompt_tokens[ids],
+        output_tokens=trace.output_tokens[ids],
+        adapter=trace.adapter[ids],
+    )
+
+
+def _rows(ids: IntArray, span: range, n: int) -> tuple[slice | IntArray, IntArray]:
+    """Return which rows, of requests with these ids, lie in a span of the n ids there are, and where in it."""
+    if len(span) == n:
+        return slice(None), ids
+    rows = np.flatnonzero((ids >= span.start) & (ids < span.stop))
+    return rows, ids[rows] - span.start
+
+
 def latencies_s(offered: Offered) -> dict[str, FloatArray]:
     """Return `ttft_s`, `e2el_s` and `tpot_s`, shape (n,) each, counted from the instant of sending.
 
@@ -113,6 +139,23 @@ def latencies_s(offered: Offered) -> dict[str, FloatArray]:
     gaps = offered.trace.output_tokens - 1
     tpot = np.where(gaps > 0, (e2el - ttft) / np.maximum(gaps, 1), np.nan)
     return {"ttft_s": ttft, "tpot_s": tpot, "e2el_s": e2el}
+
+
+def isolated_s(offered: Offered, isolated_ticks: IntArray | None) -> FloatArray:
+    """Return how long each request takes alone in seconds, on the grid, shape (n,); NaN where it is not known.
+
+    Args:
+        offered: the requests.
+        isolated_ticks: of all requests of the workload, see `sim.isolated`; None: not known.
+    """
+    if isolated_ticks is None:
+        return np.full(len(offered.trace), np.nan)
+    return grid(isolated_ticks[offered.span.start : offered.span.stop]) / GRID_PER_S
+
+
+def slowdown(e2el_s: FloatArray, isolated_s: FloatArray) -> FloatArray:
+    """Return response time over isolated response time; NaN where either is not known, or the latter is 0."""
+    return np.where(isolated_s > 0, e2el_s / np.where(isolated_s > 0, isolated_s, 1.0), np.nan)
 
 
 def ttft_parts_s(offered: Offered) -> dict[str, FloatArray]:
@@ -142,20 +185,30 @@ def token_gaps(records: Sequence[Records]) -> tuple[IntArray, IntArray]:
     how segments were cut.
     """
     ticks, weights = _steps(records)
-    order = np.argsort(ticks)
-    ticks = ticks[order]
-    weights = weights[order]
+    weights = weights[np.argsort(ticks)]
+    ticks.sort()  # in place: of a million requests every array here is tens of megabytes
     if len(ticks) == 0:
         return ticks, weights
     first = np.flatnonzero(np.concatenate(([True], ticks[1:] != ticks[:-1])))
+    if len(first) == len(ticks):
+        return ticks, weights
     return ticks[first], np.add.reduceat(weights, first)
 
 
 def _steps(records: Sequence[Records]) -> tuple[IntArray, IntArray]:
-    parts = [
-        part for one in records for part in ((one.gaps["gap"], one.gaps["weight"]), _inner_steps(one), _pauses(one))
-    ]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    """Return the gap and the number of tokens that waited it, of every decode step and every computation anew."""
+    sizes = [(len(one.gaps), int((one.segments["count"] - 1).sum()), len(one.pauses)) for one in records]
+    ticks, weights = (np.empty(sum(map(sum, sizes)), dtype=np.int64) for _ in range(2))
+    end = 0
+    for one, counts in zip(records, sizes, strict=True):
+        for count, gaps in zip(counts, (_first_steps, _inner_steps, _pauses), strict=True):
+            start, end = end, end + count
+            ticks[start:end], weights[start:end] = gaps(one)
+    return ticks, weights
+
+
+def _first_steps(records: Records) -> tuple[IntArray, IntArray]:
+    return records.gaps["gap"], records.gaps["weight"]
 
 
 def _pauses(records: Records) -> tuple[IntArray, IntArray]:
@@ -183,17 +236,23 @@ def largest_gaps(records: Records) -> IntArray:
     before waited longest. Around a stop it is an estimate, too long for others in the batch; what a request waited
     outside it before its prompt was computed again is exact.
     """
-    first_row, last_row = records.requests["first_segment"], records.requests["last_segment"]
-    decoded = np.flatnonzero((first_row != NEVER) & (last_row != NEVER))
-    result = np.full(len(first_row), NEVER, dtype=np.int64)
-    low, high = first_row[decoded], last_row[decoded]
-    segments = records.segments
-    first, growth, count = segments["first"], segments["growth"], segments["count"]
-    inside = np.where(count > 1, first + np.maximum(1, count - 1) * growth, 0)
-    own = (segments["start"] + first)[low] - records.requests["first_token"][decoded]
-    later = range_maxima(np.maximum(inside, _first_gaps(records)), low + 1, high)
+    longest, inside, first_end = _longest_steps(records)
+    low, high = records.requests["first_segment"], records.requests["last_segment"]
+    decoded = np.flatnonzero((low != NEVER) & (high != NEVER))
+    result = np.full(len(low), NEVER, dtype=np.int64)
+    low, high = low[decoded], high[decoded]
+    later = range_maxima(longest, low + 1, high)
+    own = first_end[low] - records.requests["first_token"][decoded]
     result[decoded] = np.maximum(np.maximum(own, inside[low]), later)
     return _with_pauses(records, result)
+
+
+def _longest_steps(records: Records) -> tuple[IntArray, IntArray, IntArray]:
+    """Return, of each segment, its longest gap, the longest but for its first step (0: none), and when that ended."""
+    longest = _first_gaps(records)
+    first, growth, count = (records.segments[name] for name in ("first", "growth", "count"))
+    inside = np.where(count > 1, first + np.maximum(1, count - 1) * growth, 0)
+    return np.maximum(inside, longest), inside, records.segments["start"] + first
 
 
 def _with_pauses(records: Records, gaps: IntArray) -> IntArray:

@@ -85,6 +85,7 @@ class Records:
         self.evictions = Table(("time", "adapter"))
         self.stalls = Table(("start", "ticks"))  # the engine stood still for a blocking load
         self.rejections: dict[int, str] = {}  # request id -> reason
+        self.squashes: dict[int, int] = {}  # request id -> times that its tokens were dropped and its work repeated
         self.useful_prefetches: dict[int, int] = {}  # palette index -> prefetched copies that a request then used
         self.forced_evictions = 0  # idle adapters that left for the memory of admitted requests
         self.end = 0  # tick of the last event

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from sim import timeline
 from sim.arrivals import GammaArrivals
 from sim.block_bootstrap import bootstrap
 from sim.config import Loaded, RunConfig
@@ -29,8 +30,9 @@ from sim.workload import make_trace
 
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms")
 AGGREGATE = "replications.json"
+REPORT = "report.html"  # `chameleon report` puts it there
 Done = TypeVar("Done")
-Part = Literal["detailed", "bootstrap"]
+Part = Literal["detailed", "bootstrap", "timeline"]
 
 
 class Wanted(NamedTuple):
@@ -39,7 +41,8 @@ class Wanted(NamedTuple):
     Attributes:
         label: its name in `vllm_bench.json`; None: the system's.
         slos_ms: objectives that make a request good, by `ttft`, `tpot` and `e2el`; none: only the configuration's own.
-        parts: "detailed" for one entry per request in `vllm_bench.json`, "bootstrap" for intervals from the run alone.
+        parts: "detailed" for one entry per request in `vllm_bench.json`, "bootstrap" for intervals from the run alone,
+            "timeline" for `timeline.json.gz`.
     """
 
     label: str | None = None
@@ -125,7 +128,7 @@ def _check_writable(folder: Path, out: Path) -> None:
 def _belongs(name: str, reps: int) -> bool:
     if reps == 1:
         return name in {*WRITTEN, *OPTIONAL}
-    return name == AGGREGATE or (name.startswith("seed-") and name.removeprefix("seed-").isdecimal())
+    return name in {AGGREGATE, REPORT} or (name.startswith("seed-") and name.removeprefix("seed-").isdecimal())
 
 
 def perform(task: Task) -> Summary:
@@ -192,7 +195,7 @@ def save(result: Result, config: RunConfig, directory: Path, wanted: Wanted = NO
         config_hash=config_hash(config),
         policy=policy_words(config),
     )
-    return result.save(directory, meta, detailed="detailed" in wanted.parts)
+    return result.save(directory, meta, detailed="detailed" in wanted.parts, timeline="timeline" in wanted.parts)
 
 
 def _slos_ms(config: RunConfig, wanted: Wanted) -> dict[str, float]:
@@ -306,5 +309,6 @@ def _tells(run: RunData, task: Task) -> bool:
         told == (wanted.label or config.name, _slos_ms(config, wanted))
         and ("detailed" not in wanted.parts or "ttfts" in run.bench)
         and ("bootstrap" not in wanted.parts or "bootstrap" in run.summary)
+        and ("timeline" not in wanted.parts or (run.directory / timeline.FILE).exists())
         and (not wanted.slos_ms or "goodput" in run.summary)
     )

@@ -83,7 +83,8 @@ def report(arms: Sequence[Arm]) -> str:
     """Return the document; the same runs give the same text."""
     from sim.report_tables import sentence  # noqa: PLC0415
 
-    title = " against ".join(arm.label for arm in (*arms[1:], arms[0]))
+    first, *others = (arm.label for arm in arms)
+    title = f"{', '.join(others)} against {first}" if others else first
     parts = [element("h1", title), element("p", _subtitle(arms), "sub"), element("p", sentence(arms), "said")]
     parts += [_warnings(arms), *_sections(arms)]
     return page(f"{title} - chameleon-sim", [one for one in parts if one])
@@ -121,7 +122,9 @@ def _sections(arms: Sequence[Arm]) -> list[Html]:
 def _headline(arms: Sequence[Arm]) -> Html:
     from sim.report_tables import headline  # noqa: PLC0415
 
-    return section("Results", headline(arms))
+    under = f"Under the value of every further run, small: its change against {arms[0].label}."
+    note = element("p", under, "note") if len(arms) > 2 else Html("")
+    return section("Results", headline(arms), note)
 
 
 def _tails(arms: Sequence[Arm]) -> Html:
@@ -153,14 +156,19 @@ def _parts(arms: Sequence[Arm]) -> Html:
     tables = {arm.label: parts_of(arm.requests).reindex(["all", GROUPS[-1]]).dropna() for arm in arms}
     tables = {name: table.astype({"n": "int64"}) for name, table in tables.items()}  # few requests have no slowest 1 %
     one = pd.concat(tables) if len(arms) > 1 else next(iter(tables.values()))
-    drawn = svg(ttft_parts(one), "parts", "mean TTFT split into its parts")
+    bars = ttft_parts(one)
+    bars.axes[0].locator_params(axis="x", nbins=6)
+    drawn = svg(bars, "parts", "mean TTFT split into its parts")
     note = "Means over all requests and over the slowest 1 %. The parts of each request sum to its TTFT exactly."
     return section("Where the time goes", element("p", note, "note"), figure(drawn))
 
 
 def _windows(arms: Sequence[Arm]) -> Html:
+    import pandas as pd  # noqa: PLC0415
+
     from sim.frames import p99_over_time  # noqa: PLC0415
     from sim.plots import p99_over_time as drawn_over_time  # noqa: PLC0415
+    from sim.report_plots import spread  # noqa: PLC0415
 
     tables = {arm.label: arm.first.columns("requests", ("arrival_s", "ttft_s")) for arm in arms}
     window_s = max(_window_s(one["arrival_s"].max(), len(one)) for one in tables.values())
@@ -168,7 +176,9 @@ def _windows(arms: Sequence[Arm]) -> Html:
     counts = sorted(int(one["n"].median()) for one in curves.values())
     note = f"By arrival, in windows of {window_s:g} s of seed {arms[0].seeds[0]}, about {counts[0]} requests in each."
     ended = {name: _ended(one, window_s) for name, one in curves.items()}
-    drawn = svg(drawn_over_time(ended, slo_s=_near(_slo_s(arms), curves)), "windows", "P99 TTFT over time")
+    steps = drawn_over_time(ended, slo_s=_near(_slo_s(arms), curves))
+    spread(steps.axes[0], pd.concat(curves)["p99_ttft_s"].to_numpy(), "y")
+    drawn = svg(steps, "windows", "P99 TTFT over time")
     return section("P99 over time", element("p", note, "note"), figure(drawn))
 
 

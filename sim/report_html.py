@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Literal
 
 STYLE = """
 :root { color-scheme: light }
@@ -20,6 +21,7 @@ table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabu
 th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid #e8e8e8; vertical-align: top }
 th { font-weight: 600; border-bottom: 2px solid #bbb; vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
+table.numbers td { white-space: nowrap }
 table.words td, table.words th { text-align: left }
 td small { color: #666; white-space: nowrap }
 table.words td small { white-space: normal }
@@ -56,12 +58,17 @@ def join(parts: Iterable[str]) -> Html:
     return Html("\n".join(text(part) for part in parts))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, of_words: bool = False) -> Html:
-    """Return a table; the first column is left aligned, the others right, or left where they hold words."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], of: Literal["numbers", "words"] = "numbers") -> Html:
+    """Return a table; the first column is left aligned, the others right and on one line, or left if they hold words.
+
+    Args:
+        header: one text or markup per column.
+        rows: of cells.
+        of: what the cells hold.
+    """
     head = Html("".join(element("th", cell) for cell in header))
     body = join(element("tr", Html("".join(element("td", cell) for cell in row))) for row in rows)
-    css = ' class="words"' if of_words else ""
-    whole = f"<table{css}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    whole = f'<table class="{of}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
     return element("div", Html(whole), "wide")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -54,8 +54,12 @@ def tails(ttft_s: Mapping[str, FloatArray], slo_s: float | None) -> Figure:
         if slo_s is not None:
             axes.axvline(slo_s, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)))
         axes.set_xlabel("time to first token (s)")
-    _spread(right, np.concatenate(list(ttft_s.values())))
-    left.set_xlim(0, 1.05 * max(float(np.percentile(values, 99.5)) for values in ttft_s.values()))
+    spread(right, np.concatenate(list(ttft_s.values())), "x")
+    late = [float(np.percentile(values, 99.5)) for values in ttft_s.values()]
+    if max(late) >= LOG_FROM * min(float(np.median(values)) for values in ttft_s.values()):
+        spread(left, np.concatenate(list(ttft_s.values())), "x")
+    else:
+        left.set_xlim(0, 1.05 * max(late))
     left.set_ylim(0, 1)
     left.set_ylabel("share of requests served so fast")
     right.set_ylabel("share of requests that waited longer")
@@ -82,29 +86,31 @@ def _levels(axes: Axes, n: int) -> None:
             )
 
 
-def _spread(axes: Axes, values: FloatArray) -> None:
-    """Make the axis logarithmic where values differ by more than a linear one can show."""
+def spread(axes: Axes, values: FloatArray, along: Literal["x", "y"]) -> None:
+    """Scale an axis to its values, by logarithm where a linear one would hide the small ones."""
     from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415
 
-    low, high = max(float(values.min()), 1e-3), max(float(values.max()), 1e-3)
-    if high / low >= LOG_FROM:
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.1, high * 1.15)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.set_xlim(0, high * 1.05)
+    axis, set_limits = (axes.xaxis, axes.set_xlim) if along == "x" else (axes.yaxis, axes.set_ylim)
+    low, high = max(float(np.nanmin(values)), 1e-3), max(float(np.nanmax(values)), 1e-3)
+    if high / low < LOG_FROM:
+        set_limits(0, high * 1.06)
+        return
+    (axes.set_xscale if along == "x" else axes.set_yscale)("log")
+    set_limits(low / 1.15, high * 1.15)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def by_rank(requests: Mapping[str, pd.DataFrame]) -> Figure:
     """Return P50 (open) and P99 (filled) of `ttft_s` by `adapter_rank`, a colour per run; n stands under each rank."""
     figure, (axes,) = canvas(8.4, 3.4)
     ranks = sorted(set().union(*(set(one["adapter_rank"].unique()) for one in requests.values())))
-    width = 0.6 / len(requests)
+    width, shown = 0.6 / len(requests), []
     for place, (name, one) in enumerate(requests.items()):
         group = np.searchsorted(ranks, one["adapter_rank"].to_numpy())
         x = np.arange(len(ranks)) + (place - (len(requests) - 1) / 2) * width
         p50, p99 = (grouped_percentiles(one["ttft_s"].to_numpy(), group, len(ranks), q) for q in (50, 99))
+        shown += [p50, p99]
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         axes.vlines(x, p50, p99, color=colour, linewidth=1.2, alpha=0.6)
         axes.plot(x, p50, marker, color=colour, markerfacecolor="white", markersize=6)
@@ -114,7 +120,7 @@ def by_rank(requests: Mapping[str, pd.DataFrame]) -> Figure:
     words = [f"rank {rank}" if rank else "base model" for rank in ranks]
     axes.set_xticks(range(len(ranks)), [f"{word}\nn = {n}" for word, n in zip(words, counts, strict=True)])
     axes.set_xlim(-0.6, len(ranks) - 0.4)
-    axes.set_ylim(0, None)
+    spread(axes, np.concatenate(shown), "y")
     axes.set_ylabel("time to first token (s)")
     axes.grid(visible=False, axis="x")
     figure.legend(loc="outside upper right", frameon=False, ncols=min(len(requests), 4), fontsize=9)

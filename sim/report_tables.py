@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
@@ -28,7 +29,7 @@ def what_was_run(arms: Sequence[Arm]) -> Html:
     """Return a column per run: system, workload, hardware, policies, versions."""
     facts = [_facts(arm) for arm in arms]
     rows = [[name, *(one[name] for one in facts)] for name in facts[0]]
-    return table(["", *(arm.label for arm in arms)], rows, of_words=True)
+    return table(["", *(arm.label for arm in arms)], rows, "words")
 
 
 def _facts(arm: Arm) -> dict[str, str]:
@@ -68,7 +69,7 @@ def differences(arms: Sequence[Arm]) -> Html:
     if not rows:
         return Html("")
     more = "" if len(rows) <= MOST_KEYS else f"{len(rows) - MOST_KEYS} more keys differ."
-    return join([table(["key", *(arm.label for arm in arms)], rows[:MOST_KEYS], of_words=True), more])
+    return join([table(["key", *(arm.label for arm in arms)], rows[:MOST_KEYS], "words"), more])
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -92,13 +93,24 @@ def compared(arms: Sequence[Arm]) -> list[Row]:
 
 
 def headline(arms: Sequence[Arm]) -> Html:
-    """Return a row per statistic, with n beside every P99, and the change against the first run."""
-    header = ["", arms[0].label]
-    for arm in arms[1:]:
-        header += [arm.label, f"against {arms[0].label}"]
-    queue = [""] * len(header)
-    queue[0], queue[1], queue[2::2] = "Queue", verdicts(arms[0]), [verdicts(arm) for arm in arms[1:]]
+    """Return a row per statistic over the seeds that all share, with n beside every P99, and changes against the first.
+
+    Two runs have a column for the change; of more it stands under the value.
+    """
+    arms = on_shared_seeds(arms)
+    base, *others = (arm.label for arm in arms)
+    header = ["", base, *others] if len(others) > 1 else ["", base, *others, *(f"against {base}" for _ in others)]
+    queue = ["Queue", *(verdicts(arm) for arm in arms)]
+    queue += [""] * (len(header) - len(queue))
     return table(header, [*(_cells(row, arms) for row in compared(arms)), queue])
+
+
+def on_shared_seeds(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms with the seeds that all have; as they are if there is none."""
+    if not shares_seeds(arms):
+        return list(arms)
+    seeds = shared_seeds([arm.side for arm in arms])
+    return [Arm(replace(arm.side, runs={seed: arm.side.runs[seed] for seed in seeds})) for arm in arms]
 
 
 def verdicts(arm: Arm) -> str:
@@ -109,16 +121,21 @@ def verdicts(arm: Arm) -> str:
 
 
 def _cells(row: Row, arms: Sequence[Arm]) -> list[str]:
-    cells = [row.label, _value(row, 0, arms)]
-    for place, against in enumerate(row.against_first[1:], 1):
-        if against is None:
-            change = "-"
-        elif "%" in row.label:
-            change = points(against.difference)
-        else:
-            change = interval_text(against.reduction, percent_change=True)
-        cells += [_value(row, place, arms), change]
-    return cells
+    values = [_value(row, place, arms) for place in range(len(arms))]
+    changes = [_change(row, place) for place in range(1, len(arms))]
+    if len(changes) < 2:
+        return [row.label, *values, *changes]
+    first, *others = values
+    return [row.label, first, *(with_small(value, change) for value, change in zip(others, changes, strict=True))]
+
+
+def _change(row: Row, place: int) -> str:
+    against = row.against_first[place]
+    if against is None:
+        return "-"
+    if "%" in row.label:
+        return points(against.difference)
+    return interval_text(against.reduction, percent_change=True)
 
 
 def _value(row: Row, place: int, arms: Sequence[Arm]) -> str:
@@ -132,7 +149,7 @@ def _value(row: Row, place: int, arms: Sequence[Arm]) -> str:
 def _sizes(arm: Arm, metric: str) -> str:
     sizes = sorted({int(one["metrics"][metric]["n"]) for one in arm.summaries})
     words = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    return f"n = {words}" if len(arm.runs) == 1 else f"n = {words} in each of {len(arm.runs)}"
+    return f"n = {words}" if len(arm.runs) == 1 else f"n = {len(arm.runs)} × {words}"
 
 
 def _band(row: Row, arm: Arm) -> str:
@@ -158,11 +175,12 @@ def _told(row: Row, place: int, arms: Sequence[Arm]) -> str:
     change = None if against is None else against.reduction
     if against is None or change is None:
         return f"{arms[place].label} cannot be compared with {arms[0].label} in P99 TTFT."
-    words = f"{abs(100 * change.estimate):.3g} % {'lower' if change.estimate >= 0 else 'higher'}"
+    words = f"{number(abs(100 * change.estimate))} % {'lower' if change.estimate >= 0 else 'higher'}"
     told = f"P99 TTFT of {arms[place].label} is {words} than that of {arms[0].label}"
     if change.low is None or change.high is None:
         return f"{told} in one paired seed, which says nothing about chance: more seeds (run --reps) would."
-    bounds = f"change {-100 * change.high:+.3g} to {-100 * change.low:+.3g} %, 95 % interval over {seeds} paired seeds"
+    low, high = (f"{-100 * bound:+,.0f}" for bound in (change.high, change.low))
+    bounds = f"change {low} to {high} %, 95 % interval over {seeds} paired seeds"
     return f"{told} ({bounds}{'' if against.significant else '; it may be chance'})."
 
 

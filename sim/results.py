@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from policies.base import IntArray
 from sim import frames
+from sim import timeline as timelines
 from sim.records import Records
 from sim.rundir import environment, write_run
 from sim.summary import Summary, summarise
@@ -45,6 +46,8 @@ class Run:
         cost_origins: where each group of the hardware's coefficients comes from.
         cost_warnings: coefficients that were used outside the range they are supported for.
         idle_settings: settings that were given and could have no effect.
+        link_copies: bytes over the link per byte of an adapter (S-LoRA: 2).
+        isolated: called at most once for shape (n,), how many ticks each request takes alone; see `sim.isolated`.
     """
 
     trace: Trace
@@ -60,6 +63,13 @@ class Run:
     cost_origins: Mapping[str, str] = field(default_factory=dict)
     cost_warnings: Sequence[str] = ()
     idle_settings: Sequence[str] = ()
+    link_copies: float = 1.0
+    isolated: Callable[[], IntArray] | None = None
+
+    @cached_property
+    def isolated_ticks(self) -> IntArray | None:
+        """What `isolated` returns; None where it is not known."""
+        return None if self.isolated is None else self.isolated()
 
 
 class Result:
@@ -81,10 +91,7 @@ class Result:
     @cached_property
     def requests(self) -> pd.DataFrame:
         """One row per offered request."""
-        run = self.run
-        return frames.requests_frame(
-            run.trace, run.records, run.adapter_bytes, run.predicted_tokens, ttft_slo_s=run.ttft_slo_s
-        )
+        return frames.requests_frame(self.run)
 
     @cached_property
     def adapters(self) -> pd.DataFrame:
@@ -104,22 +111,32 @@ class Result:
         """The run in numbers."""
         return summarise(self.run)
 
-    def save(self, directory: str | PathLike[str], meta: BenchMeta | None = None, *, detailed: bool = False) -> Path:
+    def save(
+        self,
+        directory: str | PathLike[str],
+        meta: BenchMeta | None = None,
+        *,
+        detailed: bool = False,
+        timeline: bool = False,
+    ) -> Path:
         """Write the run directory and return its path; see `sim.rundir.write_run`.
 
         Args:
             directory: where the files go; an earlier run there is replaced.
             meta: what `vllm_bench.json` cannot know from the run; by default the date is now.
             detailed: whether `vllm_bench.json` gets one entry per request.
+            timeline: whether `timeline.json.gz` is written too; see `sim.timeline`.
 
         Raises:
             ValueError: if the directory holds something else.
         """
         meta = meta or BenchMeta(date=datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
-        tables = {"requests": self.requests, "adapters": self.adapters, "timeseries": self.timeseries}
+        requests = self.requests if "requests" in vars(self) else frames.requests_in_parts(self.run)
+        tables = {"requests": requests, "adapters": self.adapters, "timeseries": self.timeseries}
         bench = vllm_bench(self.run, self.summary, meta, detailed=detailed)
         env = environment(self.config, seed=self.run.seed, hardware=self.run.hardware)
-        return write_run(directory, self.config, self.summary, tables, bench, env)
+        extras = {timelines.FILE: partial(timelines.write_timeline, self.run)} if timeline else {}
+        return write_run(directory, self.config, self.summary, tables, bench, env, extras)
 
     def __repr__(self) -> str:
         summary = self.summary

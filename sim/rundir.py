@@ -8,11 +8,12 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.frames_requests import PART_ROWS
 from sim.identity import files_sha256, source_sha256
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def write_run(
     directory: str | os.PathLike[str],
     config: Mapping[str, Any],
     summary: Mapping[str, Any],
-    frames: Mapping[str, pd.DataFrame],
+    frames: Mapping[str, pd.DataFrame | Iterable[pd.DataFrame]],
     bench: Mapping[str, Any],
     env: Mapping[str, Any],
+    extras: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> Path:
     """Write a run directory and return its path; it appears complete, by one rename, or not at all.
 
@@ -49,17 +51,23 @@ def write_run(
         directory: the target; its parents are created.
         config: the resolved configuration.
         summary: see `sim.summary.summarise`.
-        frames: the tables `requests`, `adapters` and `timeseries`.
+        frames: the tables `requests`, `adapters` and `timeseries`, each whole or in parts that are written one by one.
         bench: see `sim.vllm_bench.vllm_bench`.
         env: see `environment`.
+        extras: what writes a file of `OPTIONAL` to a path, by the file's name.
 
     Raises:
-        ValueError: if the target holds anything but a run, a table is missing or unknown, or a number is not finite.
+        ValueError: if the target holds anything but a run, a table is missing or unknown, an extra is unknown, or a
+            number is not finite.
     """
     target = Path(directory).absolute()
     _check_target(target)
     if set(frames) != set(TABLES):
         msg = f"a run has the tables {', '.join(TABLES)}, got {', '.join(frames) or 'none'}"
+        raise ValueError(msg)
+    unknown = sorted(set(extras or {}) - set(OPTIONAL))
+    if unknown:
+        msg = f"a run may also hold {', '.join(OPTIONAL)}, got {', '.join(unknown)}"
         raise ValueError(msg)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
@@ -67,6 +75,9 @@ def write_run(
     draft.mkdir()
     try:
         _fill(draft, config, summary, frames, bench, env)
+        for name, write in (extras or {}).items():
+            write(draft / name)
+        (draft / "DONE").write_text("", encoding="utf-8")
         _put_in_place(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -88,7 +99,7 @@ def _fill(
     draft: Path,
     config: Mapping[str, Any],
     summary: Mapping[str, Any],
-    frames: Mapping[str, pd.DataFrame],
+    frames: Mapping[str, pd.DataFrame | Iterable[pd.DataFrame]],
     bench: Mapping[str, Any],
     env: Mapping[str, Any],
 ) -> None:
@@ -97,21 +108,31 @@ def _fill(
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     (draft / "config.yaml").write_text(text, encoding="utf-8")
     for name, content in (("summary", summary), ("vllm_bench", bench), ("env", env)):
-        (draft / f"{name}.json").write_text(_json(content), encoding="utf-8")
+        _write_json(content, draft / f"{name}.json")
     for name in TABLES:
         _write_parquet(frames[name], draft / f"{name}.parquet")
-    (draft / "DONE").write_text("", encoding="utf-8")
 
 
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    # Piece by piece: the pieces of a million names are a hundred times their text.
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.JSONEncoder(indent=1, allow_nan=False, ensure_ascii=False).iterencode(content))
+        file.write("\n")
 
 
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+def _write_parquet(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path) -> None:
+    import pandas as pd  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, compression="zstd")
+    parts = iter([table] if isinstance(table, pd.DataFrame) else table)
+    first = pa.Table.from_pandas(next(parts), preserve_index=False)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        writer.write_table(first, row_group_size=PART_ROWS)
+        del first
+        for part in parts:
+            rows = pa.Table.from_pandas(part, schema=writer.schema, preserve_index=False)
+            writer.write_table(rows, row_group_size=PART_ROWS)
 
 
 def _put_in_place(draft: Path, target: Path) -> None:
@@ -205,6 +226,12 @@ class RunData:
         import yaml  # noqa: PLC0415
 
         return dict(yaml.safe_load((self.directory / "config.yaml").read_text(encoding="utf-8")))
+
+    def columns(self, table: str, names: Sequence[str]) -> pd.DataFrame:
+        """Return some columns of a table, without reading the others or keeping them."""
+        import pandas as pd  # noqa: PLC0415
+
+        return pd.read_parquet(self.directory / f"{table}.parquet", columns=list(names))
 
     def __repr__(self) -> str:
         return f"<RunData {self.directory}: {self.summary['system']} on {self.summary['workload']}>"

@@ -24,6 +24,7 @@ class Stops:
     def squash(self, job: Job) -> None:
         """Stop a running request and drop its KV and its tokens: its work is repeated later."""
         self._stop(job)
+        self._core.ledger.squashed(job)
         job.restart(base_tokens=job.prompt_tokens, generated=0, kv="none")
         job.last_token = NEVER  # what it emits again is no news to its user
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.base import FloatArray, IntArray
+from sim.classes import by_class, by_size, starvation
 from sim.instants import busy_ticks_at
 from sim.metrics import (
     OK,
@@ -16,7 +17,9 @@ from sim.metrics import (
     UNFINISHED,
     Offered,
     instant_s,
+    isolated_s,
     latencies_s,
+    slowdown,
     token_gaps,
     ttft_parts_s,
 )
@@ -42,13 +45,18 @@ def summarise(run: Run) -> Summary:
     has rank 0 for the base model. Mixed iterations count as prefill and as decode, and once more as `mixed`.
     `duration_s` runs from the first request to the last completion (to the end of the run if nothing was completed).
     `link.utilisation` is the share of the time from the first request to the last event.
-    `adapters` counts adapter transfers only, `link` all; `prefetch` is told in `sim.prefetch_metrics`.
+    `adapters` counts adapter transfers only, `link` all; `prefetch` is told in `sim.prefetch_metrics`, `by_class`,
+    `by_size` and `starvation` in `sim.classes`. `slowdown` is response over isolated response, see `sim.isolated`.
     """
     offered = Offered(run.trace, run.records)
     latencies = latencies_s(offered)
     completed = offered.completed
     ttft_s = latencies["ttft_s"]
     duration_s, horizon_s = _spans_s(offered)
+    metrics = _metrics(latencies, completed, run.records)  # first: it takes most memory
+    told = {name: latencies[name] for name in ("ttft_s", "e2el_s")}
+    told["queue_s"] = ttft_parts_s(offered)["queue_s"]
+    told["slowdown"] = slowdown(latencies["e2el_s"], isolated_s(offered, run.isolated_ticks))
     return {
         "schema_version": SCHEMA_VERSION,
         "simulated": True,
@@ -58,13 +66,17 @@ def summarise(run: Run) -> Summary:
         "model": run.model,
         "seed": run.seed,
         "requests": _request_counts(offered),
-        "metrics": _metrics(latencies, completed, run.records),
+        "metrics": metrics,
         "ttft_breakdown_ms": _breakdown(offered, completed),
         "by_rank": _by_rank(offered, np.where(completed, ttft_s, np.nan)),
+        "by_class": by_class(offered, told),
+        "by_size": by_size(offered, told),
+        "slowdown": describe(told["slowdown"][completed], unit="ratio"),
+        "starvation": starvation(offered),
         "throughput": _throughput(offered, duration_s),
-        "adapters": _adapters(offered),
+        "adapters": _adapters(offered, run.link_copies),
         "prefetch": prefetch_summary(run.records),
-        "link": _link(run.records, horizon_s),
+        "link": _link(run.records, horizon_s, run.link_copies),
         "iterations": _iterations(run.records),
         "preemption": _preemption(offered),
         "stability": _stability_of(offered),
@@ -92,9 +104,11 @@ def _request_counts(offered: Offered) -> dict[str, int]:
 def _metrics(
     latencies: dict[str, FloatArray], completed: np.ndarray, records: Sequence[Records]
 ) -> dict[str, Described]:
-    gaps, weights = token_gaps(records)
+    ticks, weights = token_gaps(records)
+    gaps_ms = ticks / (TICKS_PER_S // 1000)
+    del ticks
     metrics = {f"{name}_ms": describe(latencies[f"{name}_s"][completed] * 1e3) for name in ("ttft", "tpot")}
-    metrics["itl_ms"] = describe(gaps / (TICKS_PER_S // 1000), weights)
+    metrics["itl_ms"] = describe(gaps_ms, weights)
     metrics["e2el_ms"] = describe(latencies["e2el_s"][completed] * 1e3)
     return metrics
 
@@ -139,10 +153,11 @@ def _throughput(offered: Offered, duration_s: float) -> dict[str, float | int | 
     }
 
 
-def _adapters(offered: Offered) -> dict[str, float | int | None]:
+def _adapters(offered: Offered, copies: float) -> dict[str, float | int | None]:
     hit = offered.hit_codes()
     records = offered.records
     kinds = np.concatenate([one.transfers["kind"] for one in records])
+    loaded = _total(records, lambda one: one.transfers["bytes"][one.transfers["kind"] <= PREFETCH])
     return {
         "hit_rate": _share(int(np.count_nonzero(hit == 1)), int(np.count_nonzero(hit >= 0))),
         "loads": int(np.count_nonzero(kinds == DEMAND)),
@@ -150,17 +165,18 @@ def _adapters(offered: Offered) -> dict[str, float | int | None]:
         "useful_prefetches": sum(sum(one.useful_prefetches.values()) for one in records),
         "evictions": sum(len(one.evictions) for one in records),
         "forced_evictions": sum(one.forced_evictions for one in records),
-        "bytes_loaded": _total(records, lambda one: one.transfers["bytes"][one.transfers["kind"] <= PREFETCH]),
+        "bytes_loaded": loaded,
+        "bytes_moved": round(loaded * copies),
     }
 
 
-def _link(records: Sequence[Records], horizon_s: float) -> dict[str, float | int | None]:
+def _link(records: Sequence[Records], horizon_s: float, copies: float) -> dict[str, float | int | None]:
     ends = (np.array([one.end], dtype=np.int64) for one in records)
     busy = sum(int(busy_ticks_at(one, end)[0]) for one, end in zip(records, ends, strict=True))
     return {
         "utilisation": _share(busy / TICKS_PER_S, horizon_s * len(records)),
         "busy_s": busy / TICKS_PER_S,
-        "bytes": _total(records, lambda one: one.transfers["bytes"]) + _swapped_bytes(records, 0),
+        "bytes": round(_total(records, lambda one: one.transfers["bytes"]) * copies) + _swapped_bytes(records, 0),
     }
 
 
@@ -174,6 +190,8 @@ def _preemption(offered: Offered) -> dict[str, float | int]:
     return {
         "stops": int(stops.sum()),
         "requests": int(np.count_nonzero(stops)),
+        "squashes": sum(sum(one.squashes.values()) for one in records),
+        "squashed_requests": sum(len(one.squashes) for one in records),
         "recomputed": sum(len(one.pauses) for one in records),
         "swapped_in_bytes": _swapped_bytes(records, 0),
         "swapped_out_bytes": _swapped_bytes(records, 1),

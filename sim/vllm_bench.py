@@ -244,7 +244,7 @@ def _sim(run: Run, summary: Summary, meta: BenchMeta) -> dict[str, Any]:
             "hit_rate": adapters["hit_rate"],
             "loads": adapters["loads"],
             "prefetches": adapters["prefetches"],
-            "bytes_h2d": adapters["bytes_loaded"],
+            "bytes_h2d": adapters["bytes_moved"],
             "pcie_utilisation": link["utilisation"],
             "evictions": adapters["evictions"],
         },

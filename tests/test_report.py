@@ -128,8 +128,25 @@ def test_n_stands_beside_every_p99_of_the_headline(store: Path) -> None:
     rows = P99_ROW.findall(headline(arms_of(read_sides([store / "slora", store / "chameleon"]))))
     assert {label for label, _ in rows} == {"P99 TTFT", "P99 TPOT", "P99 ITL", "P99 E2EL"}
     for _, cells in rows:
-        assert cells.count("n = ") == 2
-        assert cells.count("in each of 2") == 2
+        assert cells.count("n = 2 × ") == 2
+
+
+def test_seeds_that_not_all_have_count_in_no_number_of_the_headline(store: Path) -> None:
+    whole = headline(arms_of(read_sides([store / "slora", store / "chameleon" / "seed-1"])))
+    part = headline(arms_of(read_sides([store / "slora" / "seed-1", store / "chameleon" / "seed-1"])))
+    assert whole == part
+
+
+def test_of_more_than_two_runs_the_change_stands_under_the_value(store: Path, tmp_path: Path) -> None:
+    third = tmp_path / "third"
+    for seed in (0, 1):
+        changed(store / "slora" / f"seed-{seed}", third / f"seed-{seed}", system="third")
+    text = headline(arms_of(read_sides([store / "slora", store / "chameleon", third])))
+    (row,) = re.findall(r"<tr><td>P50 TTFT \(ms\)</td>(.*?)</tr>", text)
+    first, second, same = re.findall(r"<td>(.*?)</td>", row)
+    assert "<small>" not in first
+    assert re.search(r"<small>[+-][\d.]+ % \[", second)
+    assert same == f"{first}<br><small>0.0 % [0.0 %, 0.0 %]</small>"
 
 
 def test_the_p99_of_one_run_has_the_interval_of_its_order_statistics(store: Path) -> None:
@@ -288,6 +305,21 @@ def test_a_large_sample_is_thinned_but_never_in_its_tail() -> None:
     assert (values[-1], share[-1]) == (0.0, 1.0)
 
 
+def test_the_distribution_is_drawn_on_a_logarithm_where_a_linear_axis_would_hide_a_run() -> None:
+    slow, fast = np.linspace(50.0, 100.0, 50), np.linspace(0.1, 1.0, 50)
+    assert tails({"slow": slow, "fast": fast}, slo_s=None).axes[0].get_xscale() == "log"
+    assert tails({"slow": slow, "slower": 2 * slow}, slo_s=None).axes[0].get_xscale() == "linear"
+
+
+@pytest.mark.parametrize(("slowest", "scale"), [(15.0, "linear"), (25.0, "log")])
+def test_an_axis_is_logarithmic_where_small_values_would_vanish(slowest: float, scale: str) -> None:
+    table = pd.DataFrame({"adapter_rank": [8, 16], "ttft_s": [1.0, slowest]})
+    (axes,) = by_rank({"one": table}).axes
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == scale
+    assert low < 1 < slowest < high
+
+
 def test_a_tail_is_dotted_where_fewer_than_ten_requests_lie_beyond() -> None:
     figure = tails({"one": np.arange(1.0, 101.0)}, slo_s=None)
     _, right = figure.axes
@@ -335,7 +367,7 @@ def command(*arguments: str | Path) -> tuple[int, str]:
     app.command("report")(cli.report)
     app.command("timeline")(cli.timeline)
     said = CliRunner().invoke(app, [str(one) for one in arguments])
-    return said.exit_code, said.stderr
+    return said.exit_code, said.stdout or said.stderr
 
 
 def test_the_command_writes_the_report_and_says_where(store: Path, tmp_path: Path) -> None:

@@ -203,6 +203,6 @@ def test_a_run_that_its_configuration_does_not_give_again_gets_no_timeline(tmp_p
     result = served(requests=20)
     other = sim.run("slora", trace=result.run.trace.kept(result.run.trace.adapter >= 0), changes="seed=3")
     other.save(tmp_path / "one")
-    with pytest.raises(ValueError, match=r"one: simulating its config.yaml again gives other requests: a trace or a policy"):
+    with pytest.raises(ValueError, match=r"one: .* gives other requests: a trace or a policy was given"):
         add_timeline(tmp_path / "one")
     assert not (tmp_path / "one" / "timeline.json.gz").exists()

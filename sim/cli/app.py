@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from sim.cli import capacity, compare, config, data, demo, fit, gpu, policies, run, sweep, systems, trace, validate
+from sim.cli import (
+    capacity,
+    compare,
+    config,
+    data,
+    demo,
+    fit,
+    gpu,
+    policies,
+    report,
+    run,
+    sweep,
+    systems,
+    trace,
+    validate,
+)
 from sim.cli.mistakes import Commands
 from sim.cli.words import FlagsFile, GoodputWords
 
@@ -23,6 +38,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run", cls=GoodputWords)(run.run)
 app.command("compare")(compare.compare)
+app.command("report")(report.report)
+app.command("timeline")(report.timeline)
 app.command("sweep", cls=FlagsFile, options_metavar="[FILE.yaml] [OPTIONS]")(sweep.sweep)
 app.command("capacity")(capacity.capacity)
 app.command("validate")(validate.validate)

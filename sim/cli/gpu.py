@@ -14,7 +14,7 @@ import typer
 from sim.cli import options
 
 app = typer.Typer(
-    help="Measure this machine's GPU and fit a hardware profile to it (pip install 'chameleon-sim[gpu]').",
+    help="Measure this machine's GPU and fit a hardware profile to it (in a checkout: pip install -e '.[gpu]').",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -61,6 +61,25 @@ Peaks = Annotated[
         help="Datasheet: 16-bit TFLOP/s, memory GB/s, host link GB/s. [default: the packaged profile's of the device]",
     ),
 ]
+
+
+LoraModules = Annotated[
+    str | None,
+    typer.Option(
+        "--lora-modules",
+        metavar="NAME,NAME,...",
+        help="Adapters that vllm bench was given, in its order, for logs that do not name them.",
+    ),
+]
+LoraAssignment = Annotated[
+    str | None,
+    typer.Option(
+        "--lora-assignment",
+        metavar="HOW",
+        help="How it dealt them: round-robin. What it drew at random is in no log.",
+    ),
+]
+DEALT_IN_TURN = "round-robin"
 
 
 @app.command("probe")
@@ -150,6 +169,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument for each flag
         int | None,
         typer.Option("--rank", parser=options.whole_number(0), metavar="N", help="Of adapters logged without one."),
     ] = None,
+    lora_modules: LoraModules = None,
+    lora_assignment: LoraAssignment = None,
     repeat: Annotated[Path | None, typer.Option("--repeat", help="Log of the same requests again: the noise.")] = None,
     load: Annotated[
         float | None,
@@ -171,6 +192,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument for each flag
         hardware=hardware,
         model=model,
         changes=tuple(sets or ()),
+        adapters=_dealt(lora_modules, lora_assignment),
         ranks=rank,
         repeat=repeat,
         load=load,
@@ -238,6 +260,21 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
     )
     for text in run_check(plan):
         typer.echo(text)
+
+
+def _dealt(modules: str | None, assignment: str | None) -> tuple[str, ...]:
+    """Return adapters in the order in which a client dealt them; none if nothing was said."""
+    if assignment not in {None, DEALT_IN_TURN}:
+        msg = f"{assignment!r} is not allowed; {DEALT_IN_TURN} is: what was drawn at random is in no log"
+        raise typer.BadParameter(msg, param_hint="--lora-assignment")
+    names = () if modules is None else tuple(name.strip() for name in modules.split(","))
+    if modules is not None and not all(names):
+        msg = f"{modules!r} is not allowed; names with commas between them are"
+        raise typer.BadParameter(msg, param_hint="--lora-modules")
+    if bool(names) != (assignment is not None):
+        msg = f"--lora-modules and --lora-assignment {DEALT_IN_TURN} need each other: vllm bench else draws at random"
+        raise typer.BadParameter(msg, param_hint="--lora-modules")
+    return names
 
 
 def _commands() -> Any:

@@ -191,6 +191,9 @@ Goodput = Annotated[
     ),
 ]
 Label = Annotated[str | None, typer.Option("--label", help="Name in vllm_bench.json. [default: the system's]")]
+Timeline = Annotated[
+    bool, typer.Option("--timeline", help="Also write timeline.json.gz, event by event, for ui.perfetto.dev.")
+]
 SaveDetailed = Annotated[
     bool, typer.Option("--save-detailed", help="Also write vLLM's arrays, one entry per request, to vllm_bench.json.")
 ]

@@ -20,7 +20,7 @@ def report(
     """Write one self-contained HTML file about runs: numbers, tails, parts, memory and link over time, warnings."""
     from sim.report import write_report  # noqa: PLC0415 - pandas and matplotlib are slow to import
 
-    typer.echo(f"written to {write_report(directories, out)}", err=True)
+    typer.echo(f"written to {write_report(directories, out)}")
 
 
 def timeline(
@@ -29,4 +29,4 @@ def timeline(
     """Simulate a finished run again and write timeline.json.gz beside its files, for ui.perfetto.dev."""
     from sim.timeline import add_timeline  # noqa: PLC0415 - pandas is slow to import
 
-    typer.echo(f"written to {add_timeline(directory)}; open it at https://ui.perfetto.dev", err=True)
+    typer.echo(f"written to {add_timeline(directory)}; open it at https://ui.perfetto.dev")

@@ -41,6 +41,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     max_concurrency: options.MaxConcurrency = None,
     *,
     save_detailed: options.SaveDetailed = False,
+    timeline: options.Timeline = False,
     bootstrap: options.Bootstrap = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -51,7 +52,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     """
     from sim.replications import replication_tasks  # noqa: PLC0415 - pandas and pydantic are slow to import
 
-    wanted = _wanted(goodput, label, out, {"detailed": save_detailed, "bootstrap": bootstrap})
+    wanted = _wanted(goodput, label, out, {"detailed": save_detailed, "bootstrap": bootstrap, "timeline": timeline})
     extra = options.overrides(workload, trace, rate, requests, scale, seed, hardware, model)
     extra["client"] = {"max_concurrency": max_concurrency}
     loaded = load_checked(_named(file, system), sets, extra)
@@ -68,9 +69,14 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
 def _wanted(goodput: list[str] | None, label: str | None, out: Path | None, parts: dict[Part, bool]) -> Wanted:
     from sim.replications import Wanted  # noqa: PLC0415
 
-    for flag, given in (("--save-detailed", parts["detailed"]), ("--label", label is not None)):
+    files = (
+        ("--save-detailed", parts["detailed"], "vllm_bench.json"),
+        ("--label", label is not None, "vllm_bench.json"),
+        ("--timeline", parts["timeline"], "timeline.json.gz"),
+    )
+    for flag, given, name in files:
         if given and out is None:
-            msg = f"{flag} is about a file that is written, vllm_bench.json, and needs --out"
+            msg = f"{flag} is about a file that is written, {name}, and needs --out"
             raise ValueError(msg)
     return Wanted(label, options.goodput_bounds(goodput), frozenset(name for name, given in parts.items() if given))
 
