@@ -29,6 +29,7 @@ WRITTEN = (
     "DONE",
 )
 OPTIONAL = ("itl.parquet", "timeline.json.gz", "report.html")
+PARQUET = b"PAR1"  # how such a file begins and ends
 DISTRIBUTION = "chameleon-sim"
 PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "simpy", "pydantic", "pyyaml", "torch")
 
@@ -237,7 +238,11 @@ class RunData:
         return f"<RunData {self.directory}: {self.summary['system']} on {self.summary['workload']}>"
 
     def _json(self, name: str) -> dict[str, Any]:
-        return dict(json.loads((self.directory / f"{name}.json").read_text(encoding="utf-8")))
+        path = self.directory / f"{name}.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(_damaged(path)) from error
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd  # noqa: PLC0415
@@ -249,7 +254,7 @@ def read_run(directory: str | os.PathLike[str]) -> RunData:
     """Return a finished run.
 
     Raises:
-        ValueError: if the directory is not a finished run; names what is missing.
+        ValueError: if the directory is not a finished run, or a file of it is cut off; names what is wrong.
     """
     path = Path(directory)
     if not path.is_dir():
@@ -259,4 +264,21 @@ def read_run(directory: str | os.PathLike[str]) -> RunData:
     if missing:
         msg = f"{path} is not a finished run: it lacks {', '.join(missing)}"
         raise ValueError(msg)
+    for name in TABLES:
+        if not _is_whole(path / f"{name}.parquet"):
+            raise ValueError(_damaged(path / f"{name}.parquet"))
     return RunData(path)
+
+
+def _is_whole(table: Path) -> bool:
+    """Whether a Parquet file ends as it begins; the footer, which is written last, holds all that finds its content."""
+    if table.stat().st_size <= 2 * len(PARQUET):
+        return False
+    with table.open("rb") as file:
+        start = file.read(len(PARQUET))
+        file.seek(-len(PARQUET), os.SEEK_END)
+        return start == file.read() == PARQUET
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged: remove {path.parent} and run it again"

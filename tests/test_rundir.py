@@ -224,3 +224,12 @@ def test_a_further_file_has_one_of_the_known_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a run may also hold itl.parquet, .*, got notes.txt"):
         write(tmp_path / "one", extras={"notes.txt": Path.touch})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["summary.json", "requests.parquet", "timeseries.parquet"])
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and no end", b"\xff{"])
+def test_a_damaged_file_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    run = write(tmp_path / "run")
+    (run / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged: remove {run} and run it again"):
+        read_run(run)
