@@ -10,13 +10,14 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from gpu_validate.check import Observed, Pair, report_pair, report_policies
-from gpu_validate.engine_costs import engine_costs
+from gpu_validate.engine_costs import Calibrated, engine_costs
 from gpu_validate.kept import Kept, Shelf, digest
 from gpu_validate.live import Setup, serve, simulate
 from gpu_validate.pace import Pace
+from gpu_validate.profile import with_attention
 from gpu_validate.report import draw, policies_text, text_of, write_report
 from sim.config import Loaded, load_config
-from sim.hardware import load_hardware
+from sim.hardware import Hardware, load_hardware
 from sim.textfile import write_text
 
 
@@ -65,6 +66,7 @@ class _Desk:
     """What a check has so far."""
 
     plan: Plan
+    engine: Calibrated
     loaded: dict[Cell, Loaded]
     asked: dict[str, Any]  # by every run
     shelf: Shelf
@@ -89,23 +91,23 @@ def run_check(plan: Plan, now: Callable[[], float] = perf_counter) -> Iterator[s
         ConfigError: if a configuration is wrong.
         ValueError: if the profile is, the engine cannot be built, or the folder holds another check's runs.
     """
-    costs, remark = engine_costs(plan.hardware, plan.setup)
-    desk = _desk(plan, costs, now)
-    yield f"{remark}\n"
+    engine = engine_costs(plan.hardware, plan.setup)
+    desk = _desk(plan, engine, now)
+    yield f"{engine.remark}\n"
     for is_repeat in (False, True)[: 1 + plan.repeats]:
         for rate in plan.rates:
             changed = [cell for cell in desk.loaded if cell.rate == rate and _advance(desk, cell, is_repeat=is_repeat)]
-            yield from (_report(plan, cell, desk.pairs[cell]) for cell in changed)
+            yield from (_report(desk, cell) for cell in changed)
             if changed:
                 yield from _policies(desk, rate)
     yield from _ending(desk)
 
 
-def _desk(plan: Plan, costs: dict[str, Any] | None, now: Callable[[], float]) -> _Desk:
+def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
     loaded: dict[Cell, Loaded] = {}
     for rate in plan.rates:
         for system in plan.systems:
-            one = _loaded(plan, system, rate, costs)
+            one = _loaded(plan, system, rate, engine.costs)
             cell = Cell(rate, one.config.name)
             if cell in loaded:
                 msg = f"two systems, or one twice, are called {cell.system!r} at {rate:g} requests/s"
@@ -113,8 +115,8 @@ def _desk(plan: Plan, costs: dict[str, Any] | None, now: Callable[[], float]) ->
             loaded[cell] = one
     pace = Pace(plan.budget_s, now)
     plan.out.mkdir(parents=True, exist_ok=True)
-    asked = {"profile_sha256": _freeze(plan, costs), "setup": plan.setup._asdict(), "device": _device(plan.setup)}
-    return _Desk(plan, loaded, asked, Shelf(plan.out), pace, now)
+    asked = {"profile_sha256": _freeze(plan, engine), "setup": plan.setup._asdict(), "device": _device(plan.setup)}
+    return _Desk(plan, engine, loaded, asked, Shelf(plan.out), pace, now)
 
 
 def _loaded(plan: Plan, system: str, rate: float, costs: dict[str, Any] | None) -> Loaded:
@@ -129,11 +131,13 @@ def _device(setup: Setup) -> str:
     return str(facts(find_device(setup.device))["device"])
 
 
-def _freeze(plan: Plan, costs: dict[str, Any] | None) -> str:
+def _freeze(plan: Plan, engine: Calibrated) -> str:
     """Write down the profile under test before anything is measured; return its hash."""
     profile = load_hardware(plan.hardware).model_dump(mode="json")
-    hashed = digest({"profile": profile, "costs": costs})
-    frozen = {"hardware": plan.hardware, "sha256": hashed, "profile": profile, "engine_costs": costs}
+    attention = None if engine.attention is None else engine.attention.model_dump(mode="json")
+    hashed = digest({"profile": profile, "costs": engine.costs, "attention": attention})
+    frozen: dict[str, Any] = {"hardware": plan.hardware, "sha256": hashed, "profile": profile}
+    frozen |= {"engine_costs": engine.costs, "engine_attention": attention}
     write_text(plan.out / "profile.frozen.json", json.dumps(frozen, indent=1) + "\n")
     return hashed
 
@@ -144,7 +148,7 @@ def _advance(desk: _Desk, cell: Cell, *, is_repeat: bool) -> bool:
         desk.left_out.append(_name(cell, is_repeat=True))
         return False
     if cell not in desk.simulated:
-        desk.simulated[cell] = simulate(desk.loaded[cell])
+        desk.simulated[cell] = simulate(desk.loaded[cell], _gpu(desk, cell))
     found = _found_or_served(desk, cell, is_repeat=is_repeat)
     if found is None:
         return False
@@ -166,11 +170,16 @@ def _found_or_served(desk: _Desk, cell: Cell, *, is_repeat: bool) -> Kept | None
             desk.left_out.append(name)
             return None
         begin = desk.now()
-        served = serve(desk.loaded[cell], desk.plan.setup, label)
+        served = serve(desk.loaded[cell], desk.plan.setup, label, gpu=_gpu(desk, cell))
         kept = Kept(served.observed, desk.now() - begin)
         desk.shelf.keep(name, asked, served, kept.wall_s)
     desk.pace.note(kept.wall_s, span_s)
     return kept
+
+
+def _gpu(desk: _Desk, cell: Cell) -> Hardware:
+    """Return the profile under test, with the attention of the engine that is run if that is known."""
+    return with_attention(load_hardware(desk.loaded[cell].config.hardware), desk.engine.attention)
 
 
 def _name(cell: Cell, *, is_repeat: bool) -> str:
@@ -195,12 +204,12 @@ def _policies(desk: _Desk, rate: float) -> Iterator[str]:
         yield text
 
 
-def _report(plan: Plan, cell: Cell, pair: Pair) -> str:
-    name = f"{cell.system}-at-{cell.rate:g}"
+def _report(desk: _Desk, cell: Cell) -> str:
+    plan, pair, name = desk.plan, desk.pairs[cell], f"{cell.system}-at-{cell.rate:g}"
     report: dict[str, Any] = report_pair(pair.simulated, pair.measured, pair.repeat, load=pair.load)
-    report["evidence"] = plan.setup.device == "cuda"
+    report |= {"evidence": plan.setup.device == "cuda", "predicted_with": desk.engine.remark}
     note = "" if report["evidence"] else "executed on a CPU with tiny dimensions: this shows that it works, no more\n"
-    text = f"{name}\n{note}{text_of(report)}"
+    text = f"{name}\n{note}{desk.engine.remark}\n{text_of(report)}"
     write_report(report, text, plan.out, draw(pair.simulated, pair.measured, pair.repeat), name)
     return text
 

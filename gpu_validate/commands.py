@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 FACTS = "device.json"
-NO_TORCH = "this command needs torch: pip install 'chameleon-sim[gpu]'"
+NO_TORCH = "this command needs torch: pip install -e '.[gpu]' in a checkout"
 # Shares of the budget that `calibrate` gives to its parts, in order; what one leaves over goes to the next ones.
 SHARES = {"probe": 0.08, "load": 0.25, "kernels": 0.55, "iterations": 1.0}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,11 @@ from gpu_validate.check import report_pair
 from gpu_validate.logs import Log, read_log
 from gpu_validate.observed import Observed, from_directory, from_result
 from gpu_validate.report import draw, text_of, write_report
-from sim.experiment import run as simulate
+from sim.build import deploy, play
+from sim.config import Loaded, load_config
+from sim.experiment import result_of
+from sim.faults import told_of_answers, told_of_code
+from sim.trace import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +43,9 @@ def run_compare(  # noqa: PLR0913 - one keyword per question of the command
 ) -> dict[str, Any]:
     """Return the report of a simulation against a real log, see `gpu_validate.check.report_pair`.
 
-    Beside the report's keys: `log` (name, format, notes) and `text` (the table). Nothing is fitted to the log.
+    Beside the report's keys: `log` (name, format, clock, notes), `client_overhead_s` and `text` (the table). Nothing is
+    fitted to the log. No simulated time contains what lies between a client and the engine (`costs.api_s`): it is added
+    to first tokens and ends of what is simulated here if the log's format has a client's clock, else not.
 
     Args:
         log: a file that `gpu_validate.logs` reads.
@@ -58,24 +65,41 @@ def run_compare(  # noqa: PLR0913 - one keyword per question of the command
 
     Raises:
         LogError: if a log is wrong.
+        PolicyError: if a policy from outside fails.
         ValueError: if the log cannot be replayed, or the system, hardware or model is wrong.
     """
     read = read_log(log, format, adapters=adapters)
     measured = observed(read)
+    overhead_s = None
     if run is None:
-        trace = read.trace(ranks)
-        result = simulate(system, trace=trace, seed=seed, hardware=hardware, model=model, changes=changes)
-        simulated = from_result(result)
+        extra = {"seed": seed, "hardware": hardware, "model": model}
+        loaded = load_config(system, changes, extra, marks_arguments=True)
+        simulated, overhead_s = _simulated(loaded, read.trace(ranks), read.clock)
     else:
         simulated = from_directory(run)
     again = None if repeat is None else observed(read_log(repeat, format, adapters=adapters))
     paired = run is None or _is_same(simulated.requests, measured.requests)
     report = report_pair(simulated, measured, again, load=load, draws=draws, seed=seed, paired=paired)
-    report["log"] = {"name": read.name, "format": read.format, "notes": [list(note) for note in read.notes]}
-    text = _head(read) + text_of(report)
+    about = {"name": read.name, "format": read.format, "clock": read.clock}
+    report |= {"log": about | {"notes": [list(note) for note in read.notes]}, "client_overhead_s": overhead_s}
+    text = _head(read) + _overhead_line(read, overhead_s, is_given=run is not None) + text_of(report)
     if out is not None:
         write_report(report, text, out, draw(simulated, measured, again))
     return report | {"text": text}
+
+
+def _simulated(loaded: Loaded, trace: Trace, clock: str) -> tuple[Observed, float | None]:
+    """Return the simulation as the log's clock would see it, and what was added for that; None: nothing."""
+    with told_of_code(loaded):
+        deployment = deploy(loaded, trace)
+    with told_of_answers(loaded):
+        records = play(deployment)
+    seen = from_result(result_of(deployment, *records))
+    if clock != "client":
+        return seen, None
+    overhead_s = deployment.costs.api_s
+    later = {name: seen.requests[name] + overhead_s for name in ("ttft_s", "e2el_s")}
+    return replace(seen, requests=seen.requests.assign(**later)), overhead_s
 
 
 def observed(log: Log) -> Observed:
@@ -90,6 +114,14 @@ def _is_same(simulated: pd.DataFrame, measured: pd.DataFrame) -> bool:
         np.array_equal(simulated[name].to_numpy(dtype=np.int64), measured[name].to_numpy(dtype=np.int64))
         for name in names
     )
+
+
+def _overhead_line(log: Log, overhead_s: float | None, *, is_given: bool) -> str:
+    if overhead_s is not None:
+        return f"client overhead added: {1e3 * overhead_s:.1f} ms (costs.api_s, to first tokens and ends)\n"
+    if is_given and log.clock == "client":
+        return "client overhead not added: the given run has the engine's clock and the log a client's\n"
+    return f"client overhead not added: times of the format {log.format} are of the engine's clock\n"
 
 
 def _head(log: Log) -> str:

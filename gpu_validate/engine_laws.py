@@ -16,6 +16,7 @@ from sim.engine_costs import KERNEL_DEFAULTS, MATRIX_KERNELS, PER_TOKEN_KERNELS,
 from sim.hardware import Hardware
 
 LONGEST_HOST_S = 0.1
+LAUNCHES = {"launch_s", "prefill_launch_s"}
 ADAPTED = PER_TOKEN_KERNELS | MATRIX_KERNELS
 # LoRA rows time one projection; EngineCosts counts an iteration of this many.
 PER_ITERATION = ("active_s", "lora_token_s", "distinct_s")
@@ -130,13 +131,15 @@ def _launches(rows: Sequence[Row]) -> FloatArray:
 def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any], *, has_graph: bool) -> Law:
     """Return the law of whole iterations, whose GPU time is predicted and not fitted: host time and launches are left.
 
-    Coefficients: host_s, host_per_running_s, prefill_host_s (where there are prefills) and, without graphs, launch_s.
+    Coefficients: host_s, host_per_running_s, prefill_host_s (where there are prefills) and, without graphs, launch_s;
+    with graphs prefill_launch_s, since prefills are launched one kernel after the other all the same. A launch time
+    that no fitted row is bound by is 0: the rows only say that it is not longer than they are.
 
     Args:
         name: of the fit.
         hardware: the fitted profile.
         kernel_costs: fields of `EngineCosts` about the LoRA kernel.
-        has_graph: whether decode runs from CUDA graphs, which launch in no time.
+        has_graph: whether decode (not prefill) runs from CUDA graphs, which launch in no time.
     """
 
     def solve(rows: Sequence[Row], start: Values | None) -> Values:
@@ -156,7 +159,8 @@ def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any]
         if start is not None:
             starts = [np.array([start.get(one, 0.0) for one in names]) / upper]
         found, _ = robust(errors, starts, upper)
-        return {**(start or {}), **dict(zip(names, (float(value) for value in found), strict=True))}
+        values = {**(start or {}), **dict(zip(names, (float(value) for value in found), strict=True))}
+        return values | {one: 0.0 for one in LAUNCHES & set(names) if not _binds(one, values, rows, gpu, layers)}
 
     def predict(values: Values, rows: Sequence[Row]) -> FloatArray:
         return _iteration_seconds(values, rows, *_gpu_seconds(rows, hardware, kernel_costs))
@@ -165,21 +169,30 @@ def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any]
 
 
 def _host_start(names: Sequence[str], launch_s: float) -> FloatArray:
-    return np.array([launch_s if name == "launch_s" else 1e-4 for name in names])
+    return np.array([launch_s if name in LAUNCHES else 1e-4 for name in names])
+
+
+def _binds(name: str, values: Values, rows: Sequence[Row], gpu: FloatArray, layers: FloatArray) -> bool:
+    """Whether some row lasts as long as its launches and not as long as its work on the GPU."""
+    is_meant = np.array([name == "launch_s" or row["phase"] == "prefill" for row in rows])
+    return bool((is_meant & (values[name] * layers / REFERENCE_LAYERS > gpu)).any())
 
 
 def _host_names(rows: Sequence[Row], *, has_graph: bool) -> list[str]:
     phases = {str(row["phase"]) for row in rows}
     names = ["host_s", "host_per_running_s"] if "decode" in phases else []
     names += ["prefill_host_s"] if "prefill" in phases else []
-    return names if has_graph else [*names, "launch_s"]
+    if not has_graph:
+        return [*names, "launch_s"]
+    return [*names, "prefill_launch_s"] if "prefill" in phases else names
 
 
 def _iteration_seconds(values: Values, rows: Sequence[Row], gpu: FloatArray, layers: FloatArray) -> FloatArray:
     is_decode = np.array([row["phase"] == "decode" for row in rows])
     requests = np.array([row.number("requests") for row in rows])
     decode_host = values.get("host_s", 0.0) + values.get("host_per_running_s", 0.0) * requests
-    launch = values.get("launch_s", 0.0) * layers / REFERENCE_LAYERS
+    launch_s = values.get("launch_s", 0.0)
+    launch = np.where(is_decode, launch_s, values.get("prefill_launch_s", launch_s)) * layers / REFERENCE_LAYERS
     found: FloatArray = np.where(is_decode, decode_host, values.get("prefill_host_s", 0.0)) + np.maximum(gpu, launch)
     return found
 

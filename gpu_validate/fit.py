@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from gpu_validate.engine.dims import BUCKETS
 from gpu_validate.engine_laws import ADAPTED, iteration_law, kernel_fields, launch_law, lora_law
-from gpu_validate.laws import attention_law, dense_law, is_plain_copy, is_quiet, link_law
-from gpu_validate.profile import base_profile, implied, merge, write_profile
+from gpu_validate.laws import ENGINE_ATTENTION, attention_law, dense_law, is_plain_copy, is_quiet, link_law, paged_law
+from gpu_validate.profile import base_profile, engine_attention, implied, merge, with_attention, write_profile
 from gpu_validate.solvers import DRAWS, Fit, Law, error_of, fit_law, seconds_of
 from gpu_validate.sweep_rows import Row, read_rows, refusal
-from sim.hardware import Hardware, MeasuredOn, load_hardware
+from sim.hardware import Attention, Hardware, MeasuredOn, load_hardware
 from sim.textfile import write_text
 
 SCHEMA_VERSION = 1
@@ -37,6 +38,8 @@ class Fitted:
         profile: the base with measured groups.
         fits: by name of the group.
         engines: fields of `EngineCosts` by LoRA kernel and way of launching.
+        engine_attention: the profile's group with what the mini engine's own kernel takes in decode, by which that
+            engine is predicted; None: not measured, or too little.
         loads: every way of copying against the link's law; see `load_modes`.
         left_out: why rows and groups were not fitted.
     """
@@ -44,6 +47,7 @@ class Fitted:
     profile: Hardware
     fits: dict[str, Fit] = field(default_factory=dict)
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    engine_attention: Attention | None = None
     loads: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=lambda: {"invalid": [], "refused": [], "groups": []})
 
@@ -110,6 +114,8 @@ def fit_rows(
             fitted.left_out["groups"].append(f"lora {kernel}: the cost model has no law for this kernel")
     fitted.profile = merge(base, fitted.fits, measured_on, source)
     fitted.loads = load_modes(usable, fitted.profile)
+    _keep(fitted, paged_law(base), [row for row in usable if row.kind == "attention_paged"], draws, seed)
+    fitted.engine_attention = engine_attention(fitted.profile, fitted.fits.get(ENGINE_ATTENTION), source)
     for way in (False, True):
         launches = [row for row in usable if row.kind == "launch" and bool(row["graph"]) == way]
         _keep(fitted, launch_law("graph" if way else "eager"), launches, draws, seed)
@@ -148,15 +154,19 @@ def _fit_engines(fitted: Fitted, rows: Sequence[Row], draws: int, seed: int) -> 
     """Fit host time for each kernel and way of launching decode; prefills serve both ways."""
     for kernel, fit in ((name.removeprefix("lora "), fit) for name, fit in fitted.fits.items() if "lora " in name):
         fitted.engines[kernel] = kernel_fields(LAW_OF.get(kernel, kernel), fit.values)
+    hardware = with_attention(fitted.profile, fitted.engine_attention)
     decodes = [row for row in rows if row["phase"] == "decode"]
     for kernel, has_graph in sorted({(str(row["kernel"]), bool(row["graph"])) for row in decodes}):
         fields = fitted.engines.get(kernel) or kernel_fields(LAW_OF.get(kernel, kernel), None)
+        fields |= {"graph_buckets": list(BUCKETS)} if has_graph else {}
         name = f"iteration {kernel} {'graph' if has_graph else 'eager'}"
-        law = iteration_law(name, fitted.profile, fields, has_graph=has_graph)
+        law = iteration_law(name, hardware, fields, has_graph=has_graph)
         chosen = [row for row in rows if row["kernel"] == kernel and _runs_so(row, has_graph=has_graph)]
         _keep(fitted, law, chosen, draws, seed)
         if name in fitted.fits:
-            fitted.engines[name.removeprefix("iteration ")] = fields | fitted.fits[name].values
+            # Its host times were found on this machine, so that no factor of the base profile's belongs to them.
+            found = fields | fitted.fits[name].values | {"host_factor": 1.0}
+            fitted.engines[name.removeprefix("iteration ")] = found
 
 
 def _runs_so(row: Row, *, has_graph: bool) -> bool:
@@ -177,7 +187,7 @@ LABELS = ("device", "driver", "torch", "date")
 
 
 def _report(fitted: Fitted, sweep: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    profile = fitted.profile
+    profile, attention = fitted.profile, fitted.engine_attention
     return {
         "schema_version": SCHEMA_VERSION,
         "profile": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "name": profile.name},
@@ -187,6 +197,7 @@ def _report(fitted: Fitted, sweep: Mapping[str, Any], path: Path) -> dict[str, A
         "groups": {name: asdict(fit) for name, fit in fitted.fits.items()},
         "implied": implied(profile),
         "engine_costs": fitted.engines,
+        "engine_attention": None if attention is None else attention.model_dump(mode="json"),
         "load_modes": fitted.loads,
         "left_out": fitted.left_out,
     }

@@ -20,6 +20,7 @@ HIGHEST_SHARES = np.array([0.9, 0.95])  # of peak FLOP/s and bytes/s: whole laye
 LONGEST_FLOOR_S, LONGEST_ELEMENTWISE_S = 1e-3, 1e-5  # per layer, and per token and layer
 LINK_MODES = ("flat", "per_layer", "per_tensor")  # the copies that the three coefficients describe
 IDLE = (None, "", "none", "idle")
+ENGINE_ATTENTION = "engine attention"  # the mini engine's, which need not be as quick as the card's best
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,26 @@ def attention_law(hardware: Hardware) -> Law:
         return found
 
     return Law("attention", {"attention_prefill": 4, "attention_decode": 4}, solve, predict)
+
+
+def paged_law(hardware: Hardware) -> Law:
+    """Return the law of the engine's own attention in decode, the same but for operations of prefill.
+
+    Coefficients: floor_s, sequence_s, kv_bytes_per_s.
+    """
+    lower = np.array([0.0, 0.0, 1 / hardware.peak_hbm_bytes_per_s])
+
+    def solve(rows: Sequence[Row], start: Values | None) -> Values:
+        del start
+        floor, sequence, byte = bounded_l1(_attention_terms(rows)[:, :3], seconds_of(rows), lower).tolist()
+        return {"floor_s": floor, "sequence_s": sequence, "kv_bytes_per_s": 1 / byte}
+
+    def predict(values: Values, rows: Sequence[Row]) -> FloatArray:
+        rates = [values["floor_s"], values["sequence_s"], 1 / values["kv_bytes_per_s"]]
+        found: FloatArray = _attention_terms(rows)[:, :3] @ np.array(rates)
+        return found
+
+    return Law(ENGINE_ATTENTION, {"attention_paged": 4}, solve, predict)
 
 
 def _attention_terms(rows: Sequence[Row]) -> FloatArray:

@@ -8,9 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from gpu_validate.engine.attention import TokenAttention
+from gpu_validate.engine.kv import BLOCK_TOKENS
 from gpu_validate.shapes import Shape
 from gpu_validate.timing import Measured, Work, captured, measure
 
@@ -42,10 +45,10 @@ def floats(device: torch.device) -> torch.dtype:
 
 
 class Layers:
-    """Measures shapes of `dense`, `lm_head`, `attention_prefill`, `attention_decode` and `launch`.
+    """Measures shapes of `dense`, `lm_head`, `attention_...` and `launch`.
 
-    Device times come from graph replays over enough distinct weights, so they hold neither launches nor cache hits; a
-    time is that of one layer.
+    Attention in prefill and decode is torch's, and `attention_paged` the engine's own. Device times come from graph
+    replays over enough distinct weights, so they hold neither launches nor cache hits; a time is that of one layer.
 
     Args:
         device: where to.
@@ -53,7 +56,7 @@ class Layers:
     """
 
     def __init__(self, device: torch.device, seed: int) -> None:
-        self._device = device
+        self._device, self._seed = device, seed
         self._kind = floats(device)
         self._generator = torch.Generator(device).manual_seed(seed)
 
@@ -70,6 +73,7 @@ class Layers:
             "lm_head": self._lm_head,
             "attention_prefill": self._prefill,
             "attention_decode": self._decode,
+            "attention_paged": self._paged,
         }
         if shape.kind not in builders:
             msg = f"{shape.kind} is not a part of the base model; {', '.join([*builders, 'launch'])} are"
@@ -131,6 +135,25 @@ class Layers:
         pairs = [(self.random(*sizes), self.random(*sizes)) for _ in range(repeats)]
         grouped = config["heads"] != config["kv_heads"]
         return lambda: [F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped) for k, v in pairs], repeats
+
+    def _paged(self, config: dict[str, Any]) -> tuple[Work, int]:
+        """Return what the mini engine does in a decode step, on blocks that lie anywhere, as they do in a long run."""
+        requests, each = config["requests"], config["context_tokens"] // config["requests"]
+        blocks = -(-each // BLOCK_TOKENS)
+        rows = (1 + requests * blocks) * BLOCK_TOKENS
+        sizes = 2, rows, config["kv_heads"], config["head_dim"]
+        repeats = rotation(math.prod(sizes) * self._kind.itemsize, self._device)
+        order = np.random.default_rng(self._seed).permutation(requests * blocks) + 1
+        tables = torch.from_numpy(order.reshape(requests, blocks)).to(self._device)
+        lengths = torch.full((requests,), each, dtype=torch.int64, device=self._device)
+        q = self.random(requests, config["heads"], config["head_dim"])
+        caches = [self.random(*sizes) for _ in range(repeats)]
+
+        def work() -> list[torch.Tensor]:
+            attention = TokenAttention(tables, lengths)
+            return [attention(q, cache) for cache in caches]
+
+        return work, repeats
 
     def _launch(self, config: dict[str, Any], budget_s: float) -> Measured:
         """Return wall time from the first launch to the last kernel's end, for kernels that do next to nothing."""

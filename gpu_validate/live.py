@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gpu_validate.engine.dims import BUCKETS
 from gpu_validate.observed import Observed, counters_of, from_result
 from gpu_validate.replay import Replay
-from sim.build import deploy, jobs
+from sim.build import deploy, jobs, play
 from sim.config import Loaded
-from sim.experiment import execute, result_of
+from sim.experiment import result_of
+from sim.faults import told_of_answers, told_of_code
 from sim.results import Result
 from sim.ticks import TICKS_PER_S, to_ticks
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from gpu_validate.engine.build import Engine
     from gpu_validate.engine.device import Iteration
+    from sim.hardware import Hardware
 
 MOST_WARMED = 128  # requests; larger batches capture their graph when they first come
 DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
@@ -48,31 +51,49 @@ class Served(NamedTuple):
     observed: Observed
 
 
-def simulate(loaded: Loaded) -> Observed:
-    """Return the simulated side."""
-    return from_result(execute(loaded), "simulated")
+def simulate(loaded: Loaded, gpu: Hardware | None = None) -> Observed:
+    """Return the simulated side.
+
+    Args:
+        loaded: the configuration.
+        gpu: a profile in place of the configured one, such as one with the engine's own attention.
+
+    Raises:
+        PolicyError: if a policy from outside fails.
+    """
+    with told_of_code(loaded):
+        deployment = deploy(loaded, gpu=gpu)
+    with told_of_answers(loaded):
+        records = play(deployment)
+    return from_result(result_of(deployment, *records), "simulated")
 
 
-def serve(loaded: Loaded, setup: Setup, label: str = "measured") -> Served:
+def serve(loaded: Loaded, setup: Setup, label: str = "measured", *, gpu: Hardware | None = None) -> Served:
     """Serve the configured workload in real time and return what happened.
 
     The core, the policies, the memory limits and the requests are those that the simulator uses; only time is the
     device's. Arrivals are the trace's own: each is stamped with the instant at which it was due.
+
+    Args:
+        loaded: the configuration.
+        setup: how the engine executes.
+        label: of the run.
+        gpu: as for `simulate`: what policies are told of costs, and what each iteration is predicted by.
 
     Raises:
         ValueError: if the engine cannot be built.
         RuntimeError: if the backend cannot be used here.
     """
     try:
-        return _serve(loaded, setup, label)
+        return _serve(loaded, setup, label, gpu)
     finally:
         free_device()
 
 
-def _serve(loaded: Loaded, setup: Setup, label: str) -> Served:
+def _serve(loaded: Loaded, setup: Setup, label: str, gpu: Hardware | None) -> Served:
     from gpu_validate.engine.build import open_engine  # noqa: PLC0415 - needs torch
 
-    deployment = deploy(loaded, asks_every_step=True)
+    deployment = deploy(loaded, gpu=gpu, asks_every_step=True)
     engine = open_engine(
         deployment,
         device=setup.device,
@@ -141,7 +162,7 @@ def _warm(engine: Engine, longest_tokens: int) -> None:
     """Run every shape that the run may meet once, so that kernels are compiled and graphs captured beforehand."""
     import torch  # noqa: PLC0415 - slow to import, and optional
 
-    from gpu_validate.engine.graphs import BUCKETS, widths_to  # noqa: PLC0415 - needs torch
+    from gpu_validate.engine.graphs import widths_to  # noqa: PLC0415 - needs torch
     from gpu_validate.engine.kv import BLOCK_TOKENS  # noqa: PLC0415
 
     worker = engine.device.worker

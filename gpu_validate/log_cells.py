@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -84,33 +86,71 @@ class Cells:
         return arrays
 
 
+def text_of(path: Path) -> str:
+    """Return the content of a text file; raises LogError for a binary one."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        byte = f"0x{error.object[error.start]:02x}"
+        raise LogError(path, before.count(b"\n") + 1, f"no text in UTF-8: byte {byte} at {error.start}") from None
+
+
 def document(path: Path) -> Any:
     """Return the content of a JSON file; raises LogError if it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text_of(path))
     except json.JSONDecodeError as error:
         raise LogError(path, error.lineno, f"not JSON: {error.msg}") from None
 
 
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a file of JSON lines with their lines; raises LogError at the first that is none."""
-    with path.open(encoding="utf-8") as handle:
-        for line, text in enumerate(handle, 1):
-            if not text.strip():
-                continue
-            try:
-                one = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise LogError(path, line, f"not a line of JSON: {error.msg}") from None
-            if not isinstance(one, dict):
-                raise LogError(path, line, f"an object is needed, got {text.strip()[:60]}")
-            yield line, one
+    for line, text in enumerate(text_of(path).split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            one = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise LogError(path, line, f"not a line of JSON: {error.msg}") from None
+        if not isinstance(one, dict):
+            raise LogError(path, line, f"an object is needed, got {text.strip()[:60]}")
+        yield line, one
+
+
+def table(path: Path) -> Iterator[Cells]:
+    """Yield the rows of a CSV or parquet file with their lines; raises LogError for anything else."""
+    if path.suffix == ".parquet":
+        rows, first = _parquet_rows(path), 1
+    else:
+        rows, first = _csv_rows(path), 2
+    for line, row in enumerate(rows, first):
+        yield Cells(path, line, {str(name): value for name, value in row.items()})
+
+
+def _parquet_rows(path: Path) -> list[dict[Any, Any]]:
+    import pandas as pd  # noqa: PLC0415 - takes seconds to import
+
+    content = io.BytesIO(path.read_bytes())  # a file that is missing or locked is told as such
+    try:
+        found = pd.read_parquet(content)
+    except (ValueError, OSError) as error:
+        raise LogError(path, 1, f"no parquet file that can be read: {str(error).partition(chr(10))[0]}") from None
+    return list(found.astype(object).where(found.notna(), None).to_dict("records"))
+
+
+def _csv_rows(path: Path) -> list[dict[Any, Any]]:
+    reader = csv.DictReader(io.StringIO(text_of(path), newline=""))
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise LogError(path, reader.line_num, f"no CSV: {error}") from None
 
 
 def single(path: Path) -> Cells:
     """Return the one result that a file holds: an object over many lines, or one line of several that are appended."""
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        whole = json.loads(text_of(path))
     except json.JSONDecodeError:
         found = list(lines(path))
     else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from gpu_validate.log_cells import Cells, Entry, LogError, document, lines, single
+from gpu_validate.log_cells import Cells, Entry, LogError, document, lines, single, table, text_of
 
 UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0}
 
@@ -125,12 +124,15 @@ def _stamped(cells: Cells) -> Entry:
     return Entry(cells.line, name, queued, *tokens, first - queued, last - queued)
 
 
-OWN_NAMES = {
-    "prompt_tokens": ("prompt_tokens", "input_tokens", "input"),
-    "output_tokens": ("output_tokens", "output"),
-    "last_token_s": ("last_token_s", "finish_s"),
-    "rank": ("adapter_rank", "rank"),
+# What a table must have, each under one of its names.
+OWN_COLUMNS = {
+    "first-token times": ("first_token_s",),
+    "last-token times": ("last_token_s", "finish_s"),
+    "arrivals": ("arrival_s",),
+    "prompt tokens": ("prompt_tokens", "input_tokens", "input"),
+    "output tokens": ("output_tokens", "output"),
 }
+RANK_COLUMNS = ("adapter_rank", "rank")
 
 
 def own_table(path: Path) -> list[Entry]:
@@ -138,38 +140,90 @@ def own_table(path: Path) -> list[Entry]:
 
     Optional columns: adapter_id, rank, status (anything but `ok` failed).
     """
-    if path.suffix == ".parquet":
-        import pandas as pd  # noqa: PLC0415 - takes seconds to import
+    rows = list(table(path))
+    if rows:
+        _check_columns(path, rows[0].values)
+    return [_own(cells) for cells in rows]
 
-        table = pd.read_parquet(path)
-        values = table.astype(object).where(table.notna(), None).to_dict("records")
-        return [
-            _own(Cells(path, row, {str(key): value for key, value in one.items()})) for row, one in enumerate(values, 1)
-        ]
-    with path.open(encoding="utf-8", newline="") as handle:
-        return [_own(Cells(path, line, one)) for line, one in enumerate(csv.DictReader(handle), 2)]
+
+def _check_columns(path: Path, found: Mapping[str, Any]) -> None:
+    for what, names in OWN_COLUMNS.items():
+        if not any(name in found for name in names):
+            msg = f"no column of {what} ({' or '.join(names)}); found {', '.join(found)}"
+            raise LogError(path, 1, msg)
 
 
 def _own(cells: Cells) -> Entry:
-    named = {name: next((one for one in names if one in cells.values), name) for name, names in OWN_NAMES.items()}
+    def named(what: str) -> str:
+        return next(one for one in OWN_COLUMNS[what] if one in cells.values)
+
     name, status = str(cells.values.get("request_id", cells.line)), cells.values.get("status") or "ok"
     arrival = cells.number("arrival_s")
     if status != "ok" or cells.values.get("first_token_s") in {None, ""}:
         return Entry(cells.line, name, arrival, 0, 0, 0.0, 0.0, str(status) if status != "ok" else "no output")
-    first, last = cells.number("first_token_s"), cells.number(named["last_token_s"])
-    tokens = int(cells.number(named["prompt_tokens"])), int(cells.number(named["output_tokens"]))
+    first, last = cells.number("first_token_s"), cells.number(named("last-token times"))
+    tokens = int(cells.number(named("prompt tokens"))), int(cells.number(named("output tokens")))
     adapter = cells.values.get("adapter_id") or None
-    rank = int(cells.number(named["rank"])) if adapter and cells.values.get(named["rank"]) else 0
+    ranked = next((one for one in RANK_COLUMNS if one in cells.values), "rank")
+    rank = int(cells.number(ranked)) if adapter and cells.values.get(ranked) else 0
     return Entry(cells.line, name, arrival, *tokens, first - arrival, last - arrival, "", adapter, rank)
 
 
-PARSERS: dict[str, Callable[[Path], list[Entry]]] = {
-    "vllm-bench": vllm_bench,
-    "sglang-bench": sglang_bench,
-    "inference-perf": inference_perf,
-    "aiperf": aiperf,
-    "vllm-requests": vllm_requests,
-    "table": own_table,
+class Format(NamedTuple):
+    """One kind of file.
+
+    Attributes:
+        parse: its reader.
+        clock: whose it is: a client's, which sees what lies between it and the engine, or the engine's own.
+        units: of its times.
+        needs: keys or columns that it must have, parts of nested objects after a dot.
+        uses: those that are read if they are there.
+    """
+
+    parse: Callable[[Path], list[Entry]]
+    clock: Literal["client", "engine"]
+    units: str
+    needs: tuple[str, ...]
+    uses: tuple[str, ...]
+
+
+_ARRAYS = ("input_lens", "output_lens", "ttfts", "itls")
+_MORE_ARRAYS = ("latencies", "errors", "lora_names")
+_METRICS = ("time_to_first_token", "request_latency", "input_sequence_length", "output_sequence_length")
+
+FORMATS: dict[str, Format] = {
+    "vllm-bench": Format(vllm_bench, "client", "s", (*_ARRAYS, "start_times"), _MORE_ARRAYS),
+    "sglang-bench": Format(sglang_bench, "client", "s", _ARRAYS, (*_MORE_ARRAYS, "request_rate")),
+    "inference-perf": Format(
+        inference_perf,
+        "client",
+        "s",
+        ("start_time", "end_time", "info.input_tokens", "info.output_tokens", "info.output_token_times"),
+        ("info.lora_adapter", "error"),
+    ),
+    "aiperf": Format(
+        aiperf,
+        "client",
+        "as each metric states (ns, us, ms, s); start in ns",
+        ("metadata.request_start_ns", *(f"metrics.{name}" for name in _METRICS)),
+        ("metadata.x_request_id", "metadata.benchmark_phase", "metadata.was_cancelled", "error"),
+    ),
+    "vllm-requests": Format(
+        vllm_requests,
+        "engine",
+        "s",
+        ("queued_ts", "first_token_ts", "last_token_ts", "input_toks", "output_toks"),
+        ("request_id",),
+    ),
+    # Written by `chameleon run --save-detailed`: no simulated time contains what lies between client and engine.
+    "chameleon-bench": Format(vllm_bench, "engine", "s", (*_ARRAYS, "start_times"), _MORE_ARRAYS),
+    "table": Format(
+        own_table,
+        "engine",
+        "s",
+        tuple(name for names in OWN_COLUMNS.values() for name in names),
+        ("request_id", "adapter_id", *RANK_COLUMNS, "status"),
+    ),
 }
 
 
@@ -179,7 +233,7 @@ def recognise(path: Path) -> str:
     Raises:
         LogError: if it is none that is known; names the keys that were found.
     """
-    if path.suffix in {".csv", ".parquet"}:
+    if path.suffix in TABLES:
         return "table"
     whole = _whole_json(path)
     if whole is None:
@@ -190,14 +244,16 @@ def recognise(path: Path) -> str:
         if needed <= keys:
             return name
     found = ", ".join(sorted(keys)[:12]) or "no keys"
-    raise LogError(path, 1, f"no known log ({', '.join(PARSERS)}): found {found}")
+    raise LogError(path, 1, f"no known log ({', '.join(FORMATS)}): found {found}")
 
 
 # The most telling first. A result of vLLM without --save-detailed is recognised too, so that its reader can say so.
+TABLES = (".csv", ".parquet")
 SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     ("vllm-requests", frozenset({"queued_ts", "first_token_ts"})),
     ("aiperf", frozenset({"metadata", "metrics"})),
     ("inference-perf", frozenset({"start_time", "end_time", "info"})),
+    ("chameleon-bench", frozenset({"ttfts", "start_times", "sim"})),
     ("vllm-bench", frozenset({"ttfts", "start_times"})),
     ("sglang-bench", frozenset({"mean_e2e_latency_ms"})),
     ("sglang-bench", frozenset({"ttfts", "itls"})),
@@ -208,6 +264,6 @@ SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
 def _whole_json(path: Path) -> Any:
     """Return the content of a file that is one JSON document, else None: appended results are JSON lines."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text_of(path))
     except json.JSONDecodeError:
         return None

@@ -5,7 +5,7 @@ Which tool writes what: `gpu_validate.log_formats`. No unit is guessed; every re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpu_validate.log_cells import Entry, LogError
-from gpu_validate.log_formats import PARSERS, recognise
+from gpu_validate.log_formats import FORMATS, recognise
 from sim.trace import AdapterSpec, Trace
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Log:
 
     Attributes:
         name: of the file.
-        format: a key of `gpu_validate.log_formats.PARSERS`.
+        format: a key of `gpu_validate.log_formats.FORMATS`.
         requests: `request_id` (from 0, in order of arrival), `source_id`, `arrival_s` (0 for the first; NaN where the
             tool does not record it), `prompt_tokens`, `output_tokens`, `adapter_id` (None: base model),
             `adapter_rank` (0: not known), `ttft_s`, `tpot_s` (NaN for a single token), `e2el_s`.
@@ -39,6 +39,11 @@ class Log:
     format: str
     requests: pd.DataFrame
     notes: tuple[tuple[str, int], ...] = field(default=())
+
+    @property
+    def clock(self) -> str:
+        """Return whose clock its times are of, `client` or `engine`."""
+        return FORMATS[self.format].clock
 
     @property
     def has_arrivals(self) -> bool:
@@ -91,7 +96,7 @@ def read_log(
 
     Args:
         path: the file.
-        format: a key of `gpu_validate.log_formats.PARSERS`; None recognises it by its keys.
+        format: a key of `gpu_validate.log_formats.FORMATS`; None recognises it by its keys.
         adapters: names that a client dealt to its requests in turn (`vllm bench serve --lora-assignment round-robin`),
             for logs that do not say which request used which.
 
@@ -100,17 +105,16 @@ def read_log(
         ValueError: if the format is unknown.
     """
     kind = recognise(path) if format is None else format
-    if kind not in PARSERS:
-        msg = f"unknown log format {kind!r}; one of {', '.join(PARSERS)} is allowed"
+    if kind not in FORMATS:
+        msg = f"unknown log format {kind!r}; one of {', '.join(FORMATS)} is allowed"
         raise ValueError(msg)
-    parse: Callable[[Path], list[Entry]] = PARSERS[kind]
-    entries = parse(path)
-    if adapters:
-        entries = [entry.using(adapters[at % len(adapters)]) for at, entry in enumerate(entries)]
+    named = FORMATS[kind].parse(path)
+    entries = [entry.using(adapters[at % len(adapters)]) for at, entry in enumerate(named)] if adapters else named
     done = [entry for entry in entries if not entry.failure]
     if not done:
-        raise LogError(path, 1, f"none of {len(entries)} requests succeeded")
-    notes = _notes(entries)
+        raise LogError(path, 1, f"none of {len(entries)} requests succeeded" if entries else "it holds no request")
+    dealt = sum(not one.adapter for one in named if not one.failure) if adapters else 0
+    notes = (*_notes(entries), *((("dealt adapters in turn", dealt),) if dealt else ()))
     _check(path, done)
     return Log(path.name, kind, _table(done), notes)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_validate.rows import PROFILES
 from gpu_validate.solvers import Fit
-from sim.hardware import Hardware, MeasuredOn, load_hardware
+from sim.hardware import Attention, Hardware, MeasuredOn, load_hardware
 from sim.hardware_file import profile_text
 from sim.textfile import write_text
 
@@ -64,6 +64,27 @@ def merge(base: Hardware, fits: Mapping[str, Fit], measured_on: MeasuredOn, sour
     if any(tree[name]["origin"] == "measured" for name in base.origins):
         tree |= {"name": f"{base.name.removesuffix('-measured')}-measured", "measured_on": measured_on.model_dump()}
     return Hardware.model_validate(tree)
+
+
+def engine_attention(profile: Hardware, fit: Fit | None, source: str) -> Attention | None:
+    """Return the attention group of the mini engine, which decodes with a kernel of its own; None without a fit.
+
+    Args:
+        profile: gives the rate of prefill, for which the engine calls torch.
+        fit: of `attention_paged` rows.
+        source: words for where they come from.
+    """
+    if fit is None:
+        return None
+    rate = profile.attention.prefill_flops_per_s
+    told = f"{source}; the mini engine's own kernel, prefill_flops_per_s: the profile's"
+    values = {**fit.values, "prefill_flops_per_s": rate}
+    return Attention.model_validate(_measured(values, told, fit.tokens))
+
+
+def with_attention(profile: Hardware, attention: Attention | None) -> Hardware:
+    """Return a profile with another attention group, if there is one."""
+    return profile if attention is None else profile.model_copy(update={"attention": attention})
 
 
 def _measured(values: Mapping[str, Any], source: str, tokens: tuple[int, int] | None) -> dict[str, Any]:

@@ -99,9 +99,10 @@ class Replay:
 
     def _sleep(self) -> None:
         core, device = self._core, self._device
-        idle_since, was_empty = device.now(), not core.live
-        now = device.wait(self._next_known())
-        if now == idle_since and self._next_known() is None:
+        known, was_empty = self._next_known(), not core.live
+        idle_since = device.now()  # after everything that looks at a real clock, which goes on meanwhile
+        now = device.wait(known)
+        if now == idle_since and known is None:
             msg = f"{len(core.waiting)} requests are left waiting, which no event will ever admit"
             raise RuntimeError(msg)
         self._deliver(now)

@@ -15,7 +15,16 @@ from sim.hardware import PEAK_TOLERANCE, load_hardware
 from sim.names import did_you_mean
 
 Kind = Literal[
-    "probe", "load", "dense", "lm_head", "attention_prefill", "attention_decode", "lora", "launch", "iteration"
+    "probe",
+    "load",
+    "dense",
+    "lm_head",
+    "attention_prefill",
+    "attention_decode",
+    "attention_paged",
+    "lora",
+    "launch",
+    "iteration",
 ]
 Clock = Literal["device", "host"]
 Config = Mapping[str, Any]

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
+from gpu_validate.amounts import amount_of
 from gpu_validate.rows import Peaks, Row, Sheet, Stamp, implied, too_fast
-from gpu_validate.shapes import Shape, amount_of
+from gpu_validate.shapes import Shape
 from gpu_validate.timing import Measured
 from sim.progress import progress
 

@@ -1,4 +1,4 @@
-"""Which shapes a sweep measures, split before anything is measured, and what each cannot do without. No torch here.
+"""Which shapes a sweep measures, split before anything is measured. No torch here.
 
 `fit` is a grid; `test` are random points inside it, from a seed of their own; `extrapolation` lies outside.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpu_validate.rows import Amount, Config, Kind, key_of
+from gpu_validate.rows import Kind, key_of
 from sim.models import Model, load_model
 
 Split = Literal["fit", "test", "extrapolation"]
@@ -79,6 +79,7 @@ def kernel_shapes(
         _along("lm_head", partial(_lm_head, model), _powers(top // 16, 4), top // 16, 4, (top // 4,), rng),
         _prefills(model, top, rng),
         _decodes(model, top, rng),
+        _paged(model, top, np.random.default_rng([seed, TEST_STREAM, 2])),
         _launches(tiny=tiny),
         *(_loras(model, kernel, rng, tiny=tiny) for kernel in kernels),
     ]
@@ -149,17 +150,32 @@ def _prefills(model: Model, top: int, rng: np.random.Generator) -> Iterator[Shap
 
 
 def _decodes(model: Model, top: int, rng: np.random.Generator) -> Iterator[Shape]:
-    token_bytes = model.kv_token_bytes // model.layers
+    shape = partial(_decode, "attention_decode", model)
     most, longest, step = max(top // 16, 2), max(top // 2, 2), 4 if top > 1024 else 2
-
-    def shape(requests: int, each: int, split: Split) -> Shape:
-        config = {"layers": 1, "requests": requests, "context_tokens": requests * each, **_heads(model)}
-        return _shape("attention_decode", config, split)
-
     fit = [shape(requests, each, "fit") for requests in _powers(most, step) for each in (longest // 16 or 1, longest)]
     test = [shape(_inside(rng, 1, most), _inside(rng, longest // 16 or 1, longest), "test") for _ in range(8)]
     beyond = [shape(2 * most, longest // 4 or 1, "extrapolation"), shape(1, 4 * longest, "extrapolation")]
-    yield from (one for one in (*fit, *test, *beyond) if one.config["context_tokens"] * token_bytes <= KV_LIMIT_BYTES)
+    yield from _within_limit(model, (*fit, *test, *beyond))
+
+
+def _paged(model: Model, top: int, rng: np.random.Generator) -> Iterator[Shape]:
+    """Yield what the engine's own kernel is asked for: few shapes, since a check waits for them."""
+    shape = partial(_decode, "attention_paged", model)
+    most, longest, shortest = max(top // 16, 2), max(top // 2, 2), top // 16 or 1
+    batches = (1, max(most // 32, 2), most // 4, most)
+    fit = [shape(requests, each, "fit") for requests in batches for each in (shortest, longest)]
+    test = [shape(_inside(rng, 1, most), _inside(rng, shortest, longest), "test") for _ in range(4)]
+    yield from _within_limit(model, (*fit, *test, shape(1, 4 * longest, "extrapolation")))
+
+
+def _decode(kind: Kind, model: Model, requests: int, each: int, split: Split) -> Shape:
+    config = {"layers": 1, "requests": requests, "context_tokens": requests * each, **_heads(model)}
+    return _shape(kind, config, split)
+
+
+def _within_limit(model: Model, shapes: Iterable[Shape]) -> Iterator[Shape]:
+    token_bytes = model.kv_token_bytes // model.layers
+    yield from (one for one in shapes if one.config["context_tokens"] * token_bytes <= KV_LIMIT_BYTES)
 
 
 def _launches(*, tiny: bool) -> Iterator[Shape]:
@@ -245,56 +261,3 @@ def _adapters(shape: Callable[..., Shape], model: Model, rng: np.random.Generato
         rank = ranks[-1]
         for beside in ("decode", "prefill"):
             yield shape(mode, model.adapter_bytes(rank), "fit", model=model, rank=rank, beside=beside)
-
-
-def amount_of(kind: str, config: Config) -> Amount:
-    """Return the floating-point operations and bytes that a shape cannot do without; zeros where none are known."""
-    count = AMOUNTS.get(kind)
-    return count(config) if count else Amount()
-
-
-def _of_probe(config: Config) -> Amount:
-    return Amount(config.get("flops", 0.0), config.get("memory_bytes", 0.0), config.get("link_bytes", 0.0))
-
-
-def _of_load(config: Config) -> Amount:
-    return Amount(link_bytes=config["bytes"] * config["concurrent"] * COPIES.get(config["mode"], 1))
-
-
-def _of_dense(config: Config) -> Amount:
-    parameters = config["hidden"] * (config["qkv_out"] + config["hidden"] + 3 * config["ffn"]) * config["layers"]
-    return Amount(2 * config["tokens"] * parameters, parameters * PARAMETER_BYTES[config["dtype"]])
-
-
-def _of_lm_head(config: Config) -> Amount:
-    parameters = config["hidden"] * config["vocab"]
-    return Amount(2 * config["sequences"] * parameters, 2 * parameters)
-
-
-def _of_prefill(config: Config) -> Amount:
-    width = config["heads"] * config["head_dim"] * config["layers"]
-    return Amount(flops=2 * width * config["chunk"] * (2 * config["cached"] + config["chunk"]))
-
-
-def _of_decode(config: Config) -> Amount:
-    token_bytes = 2 * config["kv_heads"] * config["head_dim"] * 2 * config["layers"]
-    return Amount(memory_bytes=config["context_tokens"] * token_bytes)
-
-
-def _of_lora(config: Config) -> Amount:
-    width = (config["in_features"] + config["out_features"]) * config["projections"]
-    ranks, tokens = config["ranks"], config["tokens"]
-    # Tokens are dealt out to the adapters in turn, so the first ones get one more.
-    token_rank = sum(rank * len(range(index, tokens, len(ranks))) for index, rank in enumerate(ranks))
-    return Amount(2 * token_rank * width, 2 * sum(ranks) * width)
-
-
-AMOUNTS: dict[str, Callable[[Config], Amount]] = {
-    "probe": _of_probe,
-    "load": _of_load,
-    "dense": _of_dense,
-    "lm_head": _of_lm_head,
-    "attention_prefill": _of_prefill,
-    "attention_decode": _of_decode,
-    "lora": _of_lora,
-}

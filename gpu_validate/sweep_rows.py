@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_validate.amounts import amount_of
 from gpu_validate.rows import Amount, Peaks, too_fast
 from gpu_validate.rows import read_rows as read_sheet
-from gpu_validate.shapes import amount_of, find_model
+from gpu_validate.shapes import find_model
 from sim.hardware import Hardware
 
 SPLITS = ("fit", "test", "extrapolation")
@@ -113,8 +114,15 @@ def _iteration(row: Row) -> Amount:
 
 def tokens_of(row: Row) -> float:
     """Return tokens of an iteration that a row is about: what the valid range of a profile counts."""
-    key = {"lm_head": "sequences", "attention_prefill": "chunk", "attention_decode": "requests"}.get(row.kind, "tokens")
-    return row.number(key)
+    return row.number(TOKENS.get(row.kind, "tokens"))
+
+
+TOKENS = {
+    "lm_head": "sequences",
+    "attention_prefill": "chunk",
+    "attention_decode": "requests",
+    "attention_paged": "requests",
+}
 
 
 def matrices(row: Row) -> list[float]:

@@ -18,6 +18,7 @@ from gpu_validate.observed import from_result
 from gpu_validate.pace import Pace
 from sim.config import Loaded
 from sim.experiment import execute
+from sim.hardware import Hardware
 
 BUILD_S = 50.0  # of the fake engine
 FIRST, AGAIN = ["slora measured", "chameleon measured"], ["slora measured again", "chameleon measured again"]
@@ -34,8 +35,8 @@ class Bench:
     def now(self) -> float:
         return self.time_s
 
-    def serve(self, loaded: Loaded, setup: Setup, label: str = "measured") -> Served:
-        del setup
+    def serve(self, loaded: Loaded, setup: Setup, label: str = "measured", *, gpu: Hardware | None = None) -> Served:
+        del setup, gpu
         if len(self.served) == self.stops_at:
             raise KeyboardInterrupt
         self.served.append(f"{loaded.config.name} {label}")

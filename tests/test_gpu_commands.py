@@ -69,7 +69,7 @@ def test_without_torch_there_is_one_sentence_and_exit_code_2(
     monkeypatch.setattr(commands, "find_spec", lambda _name: None)
     said = chameleon("gpu", command, "--out", tmp_path)
     assert (said.code, said.out) == (2, "")
-    assert said.err == "error: this command needs torch: pip install 'chameleon-sim[gpu]'\n"
+    assert said.err == "error: this command needs torch: pip install -e '.[gpu]' in a checkout\n"
 
 
 def test_probe_says_what_the_device_is_and_writes_it_down(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from gpu_validate.compare import run_compare
 from sim.experiment import run
+from tests.commands import chameleon
 
 REAL_LOG = Path(__file__).parents[2] / "shared/data/measured/vllm_rtx4090_llama31_8b_requests.jsonl"
 COSTS = "costs.prefill_host_s=8e-3"
@@ -56,6 +58,79 @@ def test_a_given_run_of_other_requests_is_compared_by_distribution_only(log: Pat
     assert "aims need runs of the same requests: not judged" in report["text"]
 
 
+def client_log(folder: Path, added_s: float = 0.0) -> Path:
+    """Write what `vllm bench serve` would have of a vLLM like ours, seen this much later; its times are seconds."""
+    result = run("vllm", "paper", rate=2, requests=60)
+    result.save(folder / "run", detailed=True)
+    told = json.loads((folder / "run" / "vllm_bench.json").read_text())
+    del told["sim"]
+    for name in {"ttfts", "latencies"} & set(told):
+        told[name] = [one + added_s for one in told[name]]
+    path = folder / "bench.json"
+    path.write_text(json.dumps(told))
+    return path
+
+
+def ranks_of(folder: Path) -> dict[str, int]:
+    table = pd.read_parquet(folder / "run" / "requests.parquet")
+    return dict(zip(table["adapter_id"], table["adapter_rank"].astype(int), strict=True))
+
+
+def test_what_lies_between_client_and_engine_is_added_against_a_client_s_clock(tmp_path: Path) -> None:
+    path = client_log(tmp_path, 2.0e-3)
+    report = run_compare(path, system="vllm", ranks=ranks_of(tmp_path), draws=20)
+    assert report["client_overhead_s"] == pytest.approx(2.0e-3)
+    assert (report["log"]["format"], report["log"]["clock"]) == ("vllm-bench", "client")
+    metrics = report["sim_vs_real"]["metrics"]
+    assert [metrics[name]["ape_p90"] for name in ("ttft_s", "tpot_s", "e2el_s")] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert report["text"].splitlines()[1].startswith("client overhead added: 2.0 ms")
+
+
+def test_nothing_is_added_to_a_run_that_is_given(tmp_path: Path) -> None:
+    report = run_compare(client_log(tmp_path, 2.0e-3), tmp_path / "run", draws=20)
+    ttft = report["sim_vs_real"]["metrics"]["ttft_s"]["p50"]
+    assert ttft["measured_s"] - ttft["simulated_s"] == pytest.approx(2.0e-3)
+    assert report["client_overhead_s"] is None
+    assert report["text"].splitlines()[1] == (
+        "client overhead not added: the given run has the engine's clock and the log a client's"
+    )
+
+
+@pytest.mark.parametrize(("name", "format"), [("requests.parquet", "table"), ("vllm_bench.json", "chameleon-bench")])
+def test_nothing_is_added_against_the_engine_s_clock(name: str, format: str, tmp_path: Path) -> None:  # noqa: A002
+    client_log(tmp_path)
+    report = run_compare(tmp_path / "run" / name, system="vllm", ranks=ranks_of(tmp_path), draws=20)
+    assert (report["log"]["format"], report["client_overhead_s"]) == (format, None)
+    assert report["sim_vs_real"]["metrics"]["ttft_s"]["ape_p90"] == pytest.approx(0, abs=1e-6)
+    assert f"client overhead not added: times of the format {format} are of the engine's clock" in report["text"]
+
+
+def test_adapters_that_a_client_dealt_in_turn_are_simulated_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    rows = [f"{at},{at},100,5,{at + 0.2},{at + 0.6}" for at in range(6)]
+    path.write_text("\n".join(["request_id,arrival_s,input,output,first_token_s,last_token_s", *rows]) + "\n")
+    said = chameleon(
+        "gpu", "compare", path, "--rank", "8", "--lora-modules", "a, b", "--lora-assignment", "round-robin"
+    )
+    assert said.code == 0, said.err
+    assert "6 completed requests; 6 dealt adapters in turn\n" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--lora-modules", "a", "--lora-assignment", "random"), "'random' is not allowed; round-robin is"),
+        (("--lora-modules", "a"), "need each other: vllm bench else draws at random"),
+        (("--lora-assignment", "round-robin"), "need each other"),
+        (("--lora-modules", "a,,b", "--lora-assignment", "round-robin"), "'a,,b' is not allowed; names with commas"),
+    ],
+)
+def test_adapters_whose_assignment_nobody_knows_are_refused(words: tuple[str, ...], why: str, tmp_path: Path) -> None:
+    said = chameleon("gpu", "compare", tmp_path / "log.csv", *words)
+    assert said.code == 2
+    assert why in " ".join(said.err.replace("│", " ").split())
+
+
 def test_a_second_log_is_the_noise(log: Path) -> None:
     report = run_compare(log, system="slora", repeat=log, draws=50)
     assert report["real_vs_real"]["metrics"]["ttft_s"]["ape_p90"] == 0
@@ -95,6 +170,11 @@ def test_every_request_of_a_real_log_is_accounted_for(rtx4090: dict[str, Any]) -
         "measured_completed": 300,
         "paired": 300,
     }
+
+
+def test_stamps_of_the_engine_itself_are_compared_without_a_client(rtx4090: dict[str, Any]) -> None:
+    assert (rtx4090["log"]["format"], rtx4090["log"]["clock"]) == ("vllm-requests", "engine")
+    assert rtx4090["client_overhead_s"] is None
 
 
 def test_a_real_log_reads_as_its_readme_says(rtx4090: dict[str, Any]) -> None:

@@ -48,7 +48,8 @@ def test_every_kind_of_kernel_is_measured(dry: DryCuda, tmp_path: Path, monkeypa
     tally = commands.main_kernels(Options("cuda", tmp_path, budget_s=600.0))
     assert [row.why for row in tally.rows if not row.n] == []
     kinds = {row.kind for row in tally.rows}
-    assert kinds == {"dense", "lm_head", "attention_prefill", "attention_decode", "launch", "lora"}
+    attention = {"attention_prefill", "attention_decode", "attention_paged"}
+    assert kinds == {"dense", "lm_head", *attention, "launch", "lora"}
     assert [row.note for row in tally.rows if "not captured" in row.note] == []
     assert dry.captures > 20
     assert dry.replays > 20 * dry.captures

@@ -262,6 +262,7 @@ def test_what_the_engine_cannot_execute_is_refused_with_the_reason() -> None:
         ("loading.mode=cpu_assisted", "loading.mode: cpu_assisted; only blocking and overlapped, in real time"),
         ("loading.sharing=fair", "loading.sharing: fair; copies go one after the other, in real time"),
         ("adapters.host_bytes=10000000000", "adapters.host_bytes: there is no disk behind the host, in real time"),
+        ("adapters.host_adapters=3", "adapters.host_adapters: there is no disk behind the host, in real time"),
     ],
 )
 def test_what_only_the_modelled_clock_can_do_is_refused_in_real_time(setting: str, reason: str) -> None:

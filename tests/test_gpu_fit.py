@@ -9,13 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpu_validate.engine.dims import BUCKETS
 from gpu_validate.engine_laws import iteration_law, kernel_fields
 from gpu_validate.fit import fit_text, run_fit
 from gpu_validate.laws import dense_law
+from gpu_validate.profile import with_attention
+from gpu_validate.rows import Row as SweepRow
 from gpu_validate.solvers import Fit, bounded_l1, fit_law
 from gpu_validate.sweep_rows import Row
 from sim.costs import CostModel, EngineCosts
-from sim.hardware import load_hardware
+from sim.hardware import Attention, Hardware, load_hardware
 from sim.models import load_model
 from sim.ticks import to_seconds
 from tests.gpu_sweeps import HARDWARE, TRUTH, report_of, row, seconds, sweep, write
@@ -41,6 +44,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("attention", "sequence_s", 0.1),
         ("attention", "kv_bytes_per_s", 0.05),
         ("attention", "prefill_flops_per_s", 0.05),
+        ("engine attention", "floor_s", 0.05),
+        ("engine attention", "sequence_s", 0.1),
+        ("engine attention", "kv_bytes_per_s", 0.05),
         ("link", "h2d_bytes_per_s", 0.02),
         ("link", "h2d_latency_s", 0.05),
         ("link", "copy_issue_s", 0.05),
@@ -64,6 +70,25 @@ def test_intervals_hold_the_coefficient_that_was_found(report: dict[str, Any]) -
 def test_launches_with_and_without_graphs_are_fitted_apart(report: dict[str, Any]) -> None:
     for way in ("eager", "graph"):
         assert report["groups"][f"launch {way}"]["values"]["kernel_s"] == pytest.approx(5e-6, rel=0.05)
+
+
+def test_the_engine_s_own_attention_is_told_apart_from_the_card_s_best(report: dict[str, Any]) -> None:
+    groups, told = report["groups"], report["engine_attention"]
+    assert {name: told[name] for name in groups["engine attention"]["values"]} == groups["engine attention"]["values"]
+    assert told["prefill_flops_per_s"] == groups["attention"]["values"]["prefill_flops_per_s"]
+    assert told["kv_bytes_per_s"] < 0.7 * groups["attention"]["values"]["kv_bytes_per_s"]
+    assert report["implied"]["kv_gb_per_s"]["rate"] == pytest.approx(
+        TRUTH["attention"]["kv_bytes_per_s"] / 1e9, rel=0.05
+    )
+
+
+def test_a_sweep_without_the_engine_s_attention_tells_none_and_says_why(tmp_path: Path) -> None:
+    rows = [one for one in sweep(0.0) if one.kind == "load"]
+    found = report_of(run_fit(write(tmp_path / "sweep.jsonl", rows), tmp_path, draws=0))
+    assert found["engine_attention"] is None
+    assert (
+        "engine attention: 0 usable attention_paged rows to fit, at least 4 are needed" in found["left_out"]["groups"]
+    )
 
 
 def test_a_padded_share_that_nothing_speaks_for_is_zero(report: dict[str, Any]) -> None:
@@ -189,12 +214,11 @@ def test_coefficients_stay_within_their_bounds() -> None:
     assert found[1] == pytest.approx(4.0)
 
 
-def iteration_rows(*, graph: bool) -> list[Row]:
+def iteration_rows(*, graph: bool, hardware: Hardware = HARDWARE) -> list[Row]:
     """Iterations of an engine with known host costs on the packaged H200."""
-    engine = EngineCosts(kernel="none", host_s=1e-3, host_per_running_s=2e-5, prefill_host_s=3e-3, launch_s=0.0)
-    if not graph:
-        engine = engine.model_copy(update={"launch_s": 12e-3})
-    costs = CostModel(HARDWARE, load_model("llama-7b"), engine)
+    engine = EngineCosts(kernel="none", host_s=1e-3, host_per_running_s=2e-5, prefill_host_s=3e-3)
+    engine = engine.model_copy(update={"prefill_launch_s" if graph else "launch_s": 12e-3})
+    costs = CostModel(hardware, load_model("llama-7b"), engine)
     none = {"token_rank": 0, "sum_rank": 0, "distinct": 0, "distinct_rank": 0, "max_rank": 0}
     rows = []
     for at, batch in enumerate((1, 2, 4, 8, 16, 32, 64, 128) * 2):
@@ -217,8 +241,49 @@ def test_host_and_launch_costs_come_back_from_whole_iterations(graph: bool) -> N
     found = fit_law(law, iteration_rows(graph=graph), draws=0)
     assert isinstance(found, Fit)
     expected = {"host_s": 1e-3, "host_per_running_s": 2e-5, "prefill_host_s": 3e-3}
-    expected |= {} if graph else {"launch_s": 12e-3}
+    expected |= {"prefill_launch_s" if graph else "launch_s": 12e-3}
     assert found.values == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_launch_time_that_no_iteration_is_bound_by_is_zero(graph: bool) -> None:
+    law = iteration_law("iteration", HARDWARE, kernel_fields("none", None), has_graph=graph)
+    rows = [row for row in iteration_rows(graph=graph) if row.config["phase"] == "prefill" and row["tokens"] >= 1600]
+    found = fit_law(law, rows, draws=0)
+    assert isinstance(found, Fit)
+    assert found.values == pytest.approx({"prefill_host_s": 3e-3, "prefill_launch_s" if graph else "launch_s": 0})
+
+
+def iteration_sweep(hardware: Hardware) -> list[SweepRow]:
+    """Every row of a sweep, and iterations of an engine that decodes with its own attention."""
+    found = [
+        row("iteration", {**one.config, "split": "fit"}, one.seconds)
+        for one in iteration_rows(graph=True, hardware=hardware)
+    ]
+    return [*sweep(0.0), *found]
+
+
+def test_host_times_are_what_is_left_beside_the_engine_s_own_attention(tmp_path: Path) -> None:
+    first = run_fit(write(tmp_path / "sweep.jsonl", sweep(0.0)), tmp_path / "first", draws=0)
+    engine = with_attention(load_hardware(first), Attention.model_validate(report_of(first)["engine_attention"]))
+    path = write(tmp_path / "whole.jsonl", iteration_sweep(engine))
+    costs = report_of(run_fit(path, tmp_path / "out", draws=0))["engine_costs"]["none graph"]
+    expected = {"host_s": 1e-3, "host_per_running_s": 2e-5, "prefill_host_s": 3e-3, "prefill_launch_s": 12e-3}
+    assert {name: costs[name] for name in expected} == pytest.approx(expected, rel=0.03)
+
+
+def test_an_engine_from_graphs_is_predicted_with_their_batch_sizes(tmp_path: Path) -> None:
+    path = write(tmp_path / "sweep.jsonl", iteration_sweep(HARDWARE))
+    costs = EngineCosts.model_validate(report_of(run_fit(path, tmp_path, draws=0))["engine_costs"]["none graph"])
+    assert costs.graph_buckets == BUCKETS
+
+
+@pytest.mark.parametrize("base", ["a100-80", "h200"])
+def test_fitted_host_times_are_those_of_this_machine_whatever_the_base_says(base: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "sweep.jsonl", iteration_sweep(HARDWARE))
+    report = report_of(profile := run_fit(path, tmp_path, base, draws=0))
+    engine = EngineCosts.model_validate({**report["engine_costs"]["none graph"], "api_s": 1e-3})
+    assert CostModel(load_hardware(profile), load_model("llama-7b"), engine).api_s == pytest.approx(1e-3)
 
 
 def test_a_kernel_the_cost_model_has_no_law_for_is_left_out_by_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -88,6 +89,22 @@ def test_chunked_attention_is_the_end_of_the_whole() -> None:
     q, k, v = work.args  # type: ignore[attr-defined]
     scores = (q @ k.transpose(-1, -2) / math.sqrt(4)).masked_fill(~lower_right(3, 8, CPU), -math.inf)
     assert torch.allclose(torch.as_tensor(work()), scores.softmax(-1) @ v, atol=1e-5)
+
+
+def test_paged_attention_is_that_of_every_request_over_its_own_scattered_blocks() -> None:
+    config = {"heads": 4, "kv_heads": 2, "head_dim": 16, "requests": 3, "context_tokens": 3 * 37}
+    layers = Layers(CPU, 0)
+    work, repeats = layers._paged(config)
+    cells = inspect.getclosurevars(work).nonlocals
+    q, tables, caches = cells["q"], cells["tables"], cells["caches"]
+    assert len(caches) == repeats
+    assert sorted(tables.flatten().tolist()) == list(range(1, 1 + 3 * 3))
+    assert tables.flatten().tolist() != sorted(tables.flatten().tolist())
+    rows = (tables[1][:, None] * 16 + torch.arange(16)).flatten()[:37]
+    k, v = (part[rows].repeat_interleave(2, 1).transpose(0, 1) for part in caches[0])
+    scores = (k @ q[1][:, :, None]).squeeze(2) / math.sqrt(16)
+    expected = (scores.softmax(1)[:, None, :] @ v).squeeze(1)
+    assert torch.allclose(work()[0][1], expected, atol=1e-5)  # type: ignore[index]
 
 
 def test_distinct_weights_outgrow_the_cache_fourfold_but_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

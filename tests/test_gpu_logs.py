@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gpu_validate.log_formats import FORMATS, SIGNS, TABLES
 from gpu_validate.logs import LogError, read_log
 from sim.experiment import run
 from sim.trace import AdapterSpec
@@ -246,3 +248,94 @@ def test_a_file_that_is_no_known_log_names_its_keys(tmp_path: Path) -> None:
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown log format 'tgi'; one of vllm-bench, sglang-bench, inference-perf"):
         read_log(written(tmp_path / "log.jsonl", stamps("a", 1.0)), "tgi")
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "logs.md").read_text(encoding="utf-8")
+HEAD = ["format", "written by", "recognised by", "must have", "is read, too", "times", "clock"]
+ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in PAGE.splitlines() if line.startswith("|")]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_the_page_has_every_format_as_the_reader_has_it() -> None:
+    told = {quoted(row[0])[0]: dict(zip(HEAD, row, strict=True)) for row in ROWS[2:]}
+    assert ROWS[0] == HEAD
+    assert set(told) == set(FORMATS)
+    for name, known in FORMATS.items():
+        row = told[name]
+        assert quoted(row["must have"]) == list(known.needs), name
+        assert quoted(row["is read, too"]) == list(known.uses), name
+        assert (row["times"], row["clock"]) == (known.units, known.clock), name
+        signs = [sign for kind, sign in SIGNS if kind == name] or [frozenset(TABLES)]
+        assert [set(quoted(part)) for part in row["recognised by"].split("; or ")] == signs, name
+
+
+def without(one: Any, key: str) -> Any:
+    """Return an object without a key, which may lie in an object or in the first of a list."""
+    first, _, rest = key.partition(".")
+    if isinstance(one, list):
+        return [without(one[0], key), *one[1:]]
+    return {name: without(value, rest) if name == first else value for name, value in one.items() if name != key}
+
+
+SAMPLES: dict[str, Any] = {
+    "vllm-bench": bench(),
+    "chameleon-bench": bench(sim={}),
+    "sglang-bench": sglang(),
+    "inference-perf": [lifecycle(5.0)],
+    "aiperf": aiperf(1),
+    "vllm-requests": stamps("a", 1.0),
+}
+
+
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind in SAMPLES for key in FORMATS[kind].needs])
+def test_what_the_page_says_a_log_must_have_it_must_have(kind: str, key: str, tmp_path: Path) -> None:
+    assert read_log(written(tmp_path / "log.json", SAMPLES[kind])).format == kind
+    with pytest.raises(LogError, match=r"log.json:1: "):
+        read_log(written(tmp_path / "log.json", without(SAMPLES[kind], key)), kind)
+
+
+@pytest.mark.parametrize("column", ["first_token_s", "last_token_s", "arrival_s", "input", "output"])
+def test_a_table_without_a_column_that_it_must_have_says_which(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(CSV.replace(column, "other"))
+    with pytest.raises(LogError, match=rf"log.csv:1: no column of .* \(.*{column}.*\); found .*other"):
+        read_log(path)
+
+
+def test_a_trace_is_told_apart_from_a_log_in_which_everything_failed(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,10,20\n")
+    with pytest.raises(
+        LogError, match=r"trace.csv:1: no column of first-token times \(first_token_s\); found arrived_at"
+    ):
+        read_log(path)
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.jsonl", "log.csv", "log"])
+def test_a_binary_file_is_named_with_the_byte_that_is_no_text(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"ab\n\x80\x00" * 3)
+    with pytest.raises(LogError, match=rf"{name}:2: no text in UTF-8: byte 0x80 at 3"):
+        read_log(path)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet", "log.json"])
+def test_a_file_that_is_not_there_is_told_as_such(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=name):
+        read_log(tmp_path / name)
+
+
+def test_a_table_without_rows_holds_no_request(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("")
+    with pytest.raises(LogError, match=r"log.csv:1: it holds no request"):
+        read_log(tmp_path / "log.csv")
+
+
+def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    path.write_bytes(b"no parquet")
+    with pytest.raises(LogError, match=r"log.parquet:1: no parquet file that can be read: "):
+        read_log(path)

@@ -8,7 +8,7 @@ import pytest
 
 from gpu_validate.engine_laws import launch_law, lora_law
 from gpu_validate.iterations import iteration_shapes
-from gpu_validate.laws import attention_law, dense_law, link_law
+from gpu_validate.laws import attention_law, dense_law, link_law, paged_law
 from gpu_validate.order import in_turn
 from gpu_validate.shapes import KERNELS, Shape, kernel_shapes, load_shapes
 from sim.hardware import load_hardware
@@ -34,7 +34,8 @@ def test_a_third_of_a_sweep_has_enough_of_everything_that_the_checked_engine_nee
     ordered = in_turn(kernels())
     first = ordered[: len(ordered) // 3]
     fitted = Counter(str(shape.kind) for shape in first if shape.split == "fit")
-    laws = (dense_law(HARDWARE), attention_law(HARDWARE), launch_law("eager"), lora_law("segmented", HARDWARE, 1e14))
+    base = (dense_law(HARDWARE), attention_law(HARDWARE), paged_law(HARDWARE))
+    laws = (*base, launch_law("eager"), lora_law("segmented", HARDWARE, 1e14))
     for kind, least in ((kind, least) for law in laws for kind, least in law.needs.items()):
         assert fitted[kind] >= least * (2 if kind == "launch" else 1), kind
     assert {shape.kind for shape in first if shape.split == "test"} == {shape.kind for shape in ordered}

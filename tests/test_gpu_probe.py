@@ -11,8 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gpu_validate import probe  # noqa: E402 - after the skip
+from gpu_validate.amounts import amount_of  # noqa: E402
 from gpu_validate.probe import TINY, Probe, Size, ceilings, facts, find_device, installed, stamp_of  # noqa: E402
-from gpu_validate.shapes import Shape, amount_of  # noqa: E402
+from gpu_validate.shapes import Shape  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from gpu_validate.amounts import amount_of
 from gpu_validate.engine_laws import launch_law, lora_law
 from gpu_validate.laws import attention_law, dense_law, link_law
 from gpu_validate.rows import Amount, Peaks, Row, Sheet, implied, key_of, read_rows, too_fast
-from gpu_validate.shapes import KERNELS, TINY, amount_of, find_model, kernel_shapes, load_shapes
+from gpu_validate.shapes import KERNELS, TINY, find_model, kernel_shapes, load_shapes
 from sim.hardware import load_hardware
 from sim.models import Model, load_model, model_names
 
@@ -219,7 +220,7 @@ def test_ids_do_not_change_between_versions() -> None:
 def test_every_kernel_family_can_be_fitted_and_tested() -> None:
     shapes = kernel_shapes(load_model("llama-3.1-8b"), 0)
     counts = Counter((shape.kind, shape.split) for shape in shapes)
-    kinds = {"dense", "lm_head", "attention_prefill", "attention_decode", "launch", "lora"}
+    kinds = {"dense", "lm_head", "attention_prefill", "attention_decode", "attention_paged", "launch", "lora"}
     assert {kind for kind, split in counts if split == "fit"} == kinds
     assert {kind for kind, split in counts if split == "test"} == kinds
 

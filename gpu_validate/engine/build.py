@@ -17,6 +17,7 @@ from gpu_validate.engine.worker import Worker
 from gpu_validate.lora import backends
 from gpu_validate.lora.layout import Layout
 from sim.build import Deployment
+from sim.config import RunConfig
 from sim.core import Core
 from sim.models import Model
 from sim.records import Records
@@ -151,10 +152,16 @@ def refusals(deployment: Deployment, clock: Clock = "virtual") -> list[str]:
     in_real_time = (
         (options.early_start is not None, f"loading.mode: {config.loading.mode}; only blocking and overlapped"),
         (options.fair_link, "loading.sharing: fair; copies go one after the other"),
-        (config.adapters.host_bytes is not None, "adapters.host_bytes: there is no disk behind the host"),
+        (deployment.limits.host is not None, f"{_host_limit(config)}: there is no disk behind the host"),
     )
     reasons = [text for is_refused, text in checks if is_refused]
     return reasons + [f"{text}, in real time" for is_refused, text in in_real_time if is_refused and clock == "real"]
+
+
+def _host_limit(config: RunConfig) -> str:
+    """Return the keys that limit the host's memory for adapters."""
+    given = (name for name in ("host_bytes", "host_adapters") if getattr(config.adapters, name) is not None)
+    return ", ".join(f"adapters.{name}" for name in given)
 
 
 def arena_elements(

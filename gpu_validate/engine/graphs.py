@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from gpu_validate.capture import capture
+from gpu_validate.engine.dims import BUCKETS
 from gpu_validate.lora.plan import LoraPlan
 
 LEAST_BLOCKS, WIDTH_STEP = 8, 4
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 StepBody = Callable[[torch.Tensor, int, LoraPlan | None], None]
 
