@@ -14,11 +14,12 @@ import simpy
 
 from policies.base import Adapter, Request, Router
 from sim.core import Core
-from sim.engine import ARRIVAL, Moment, Replica
+from sim.engine import Replica
 from sim.job import AdapterSlot, Job
 from sim.link import Link
 from sim.records import Records
 from sim.shape import StepCost
+from sim.simtime import ARRIVAL, Moment
 from sim.steps import Decode, Step, steps_until
 from sim.ticks import TICKS_PER_S
 

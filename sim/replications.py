@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,9 +18,10 @@ from sim.config import Loaded, RunConfig
 from sim.experiment import execute
 from sim.identity import files_sha256, source_sha256
 from sim.models import load_model
+from sim.output_folder import check_out
 from sim.policy_words import policy_words
 from sim.results import Result
-from sim.rundir import OPTIONAL, WRITTEN, RunData, read_run
+from sim.rundir import RunData, read_run
 from sim.statistics import Interval, mean_interval
 from sim.summary import Summary
 from sim.trace import Trace
@@ -29,8 +29,6 @@ from sim.vllm_bench import BenchMeta, goodput
 from sim.workload import make_trace
 
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms")
-AGGREGATE = "replications.json"
-REPORT = "report.html"  # `chameleon report` puts it there
 Done = TypeVar("Done")
 Part = Literal["detailed", "bootstrap", "timeline"]
 
@@ -87,7 +85,7 @@ def replication_tasks(loaded: Loaded, reps: int, out: Path | None, wanted: Wante
     """
     first = loaded.config.seed
     if out is not None:
-        _check_out(out, reps)
+        check_out(out, reps)
     if reps == 1:
         return [Task(loaded, out, wanted)]
     others = wanted._replace(parts=wanted.parts - {"bootstrap"})
@@ -99,36 +97,6 @@ def replication_tasks(loaded: Loaded, reps: int, out: Path | None, wanted: Wante
         )
         for seed in range(first, first + reps)
     ]
-
-
-def _check_out(out: Path, reps: int) -> None:
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        msg = f"{nearest} is a file; a directory is needed for {out}"
-        raise ValueError(msg)
-    _check_writable(nearest if nearest != out or reps > 1 else out.absolute().parent, out)
-    if nearest != out:
-        return
-    names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-    strange = [name for name in names if not _belongs(name, reps)]
-    if strange:
-        wanted = "a run" if reps == 1 else "replications"
-        msg = f"{out} does not hold {wanted} and is left alone: {', '.join(strange[:5])}"
-        raise ValueError(msg)
-
-
-def _check_writable(folder: Path, out: Path) -> None:
-    try:
-        TemporaryDirectory(prefix=f".{out.name}.", dir=folder).cleanup()
-    except OSError as error:
-        msg = f"{out} cannot be written: {folder}: {error.strerror}"
-        raise ValueError(msg) from error
-
-
-def _belongs(name: str, reps: int) -> bool:
-    if reps == 1:
-        return name in {*WRITTEN, *OPTIONAL}
-    return name in {AGGREGATE, REPORT} or (name.startswith("seed-") and name.removeprefix("seed-").isdecimal())
 
 
 def perform(task: Task) -> Summary:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from policies.base import Batch, Request
 from policies.scheduling import FCFS
 from sim.core import Core
-from sim.engine import ARRIVAL, BOUNDARY, LANDINGS, TIMER, Moment
 from sim.shape import StepCost
+from sim.simtime import ARRIVAL, BOUNDARY, LANDINGS, TIMER, Moment
 from sim.steps import run_ticks, steps_until
 from sim.ticks import to_seconds
 from tests.worlds import RoundCosts, World, play

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from policies.base import Adapter, Prefetch, Request
 from policies.prefetch import Queued
 from sim.channels import FairChannel
-from sim.engine import SimLink
 from sim.job import AdapterSlot
 from sim.link import AdapterTransfer, AnyTransfer, LinkQueue
+from sim.simtime import SimLink
 from tests.worlds import World, play, replay
 
 A, B, C, D = (AdapterSlot(Adapter(name, 8, 10), i) for i, name in enumerate("abcd"))

@@ -169,7 +169,8 @@ def _warnings(summary: Summary) -> list[str]:
 
 
 def _show(summaries: list[Summary], out: Path | None, varied: list[str] | None, *, as_json: bool) -> None:
-    from sim.replications import AGGREGATE, aggregate  # noqa: PLC0415
+    from sim.output_folder import AGGREGATE  # noqa: PLC0415
+    from sim.replications import aggregate  # noqa: PLC0415
 
     content = summaries[0] if len(summaries) == 1 else aggregate(summaries)
     if varied is not None:
