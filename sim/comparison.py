@@ -110,7 +110,10 @@ def is_paired(sides: Sequence[Side], seeds: Sequence[int]) -> bool:
     for seed in seeds:
         workloads = [side.runs[seed].config["workload"] for side in sides]
         models = [(side.runs[seed].summary["model"], side.runs[seed].summary["hardware"]) for side in sides]
-        if any(one != workloads[0] for one in workloads) or len(set(models)) > 1:
+        clients = [side.runs[seed].config.get("client") for side in sides]
+        if any(one != workloads[0] for one in workloads) or any(one != clients[0] for one in clients):
+            return False
+        if len(set(models)) > 1:
             return False
     return True
 

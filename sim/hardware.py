@@ -210,8 +210,8 @@ class Hardware(Strict):
     def warnings(self, tokens: int) -> list[str]:
         """Return one sentence for each group that is not supported at this number of tokens in an iteration."""
         return [
-            f"{self.name}: {name} is {group.origin} for {group.valid_tokens[0]} to {group.valid_tokens[1]} tokens, "
-            f"used at {tokens}"
+            f"outside its range: {self.name}: {name} is {group.origin} for {group.valid_tokens[0]} to "
+            f"{group.valid_tokens[1]} tokens, used at {tokens}"
             for name, group in self._groups().items()
             if group.valid_tokens and not group.valid_tokens[0] <= tokens <= group.valid_tokens[1]
         ]

@@ -40,7 +40,7 @@ def files_sha256(config: Mapping[str, Any]) -> dict[str, str]:
 def _named(config: Mapping[str, Any]) -> Iterator[Path]:
     trace = config.get("workload", {}).get("trace")
     if trace is not None:
-        yield from files_of(trace)
+        yield from files_of(trace, config["workload"].get("format"))
     yield Path(str(config.get("hardware", "")))
     yield Path(str(config.get("model", "")))
     for seam in SEAMS:

@@ -21,6 +21,7 @@ from sim.readers_prepare import TextTokens
 from sim.readers_rows import BUNDLES, Rows, Wanted, opened, read_rows
 from sim.readers_servegen import is_servegen, read_servegen
 from sim.readers_write import write_canonical
+from sim.servegen_files import servegen_files
 from sim.trace import AdapterSpec, Part, Trace
 
 __all__ = ["BUNDLES", "FORMATS", "TraceError", "describe", "files_of", "read_trace", "write_canonical"]
@@ -177,12 +178,13 @@ def _recognised(source: Path) -> str | None:
     return "gentd26" if is_gentd26(source) else "servegen" if is_servegen(source) else None
 
 
-def files_of(path: str | Path) -> list[Path]:
+def files_of(path: str | Path, format: str | None = None) -> list[Path]:  # noqa: A002 - the field's own word
     """Return the files that a trace is read from, by which two traces of one path can be told apart."""
     source = Path(path)
-    if is_gentd26(source):
+    bundle = _recognised(source) if format is None else format
+    if bundle == "gentd26":
         return gentd26_files(source)
-    return sorted(source.glob("chunk-*")) if source.is_dir() else [source]
+    return servegen_files(source) if bundle == "servegen" else [source]
 
 
 def _read_rows(source: Path, wanted: Wanted, zero_output: str, ranks: Sequence[int]) -> Trace:

@@ -57,14 +57,15 @@ def read_gentd26(path: Path, limit: int | None, ranks: Sequence[int]) -> Trace:
         [each["gmt_create"] for _, each in rows], [line for line, _ in rows], "gmt_create", problems
     )
     problems.settle()
-    keep = present & np.array([each["predict_status"] == DONE for _, each in rows], dtype=np.bool_)
+    is_done = np.array([each["predict_status"] == DONE for _, each in rows], dtype=np.bool_)
+    keep = present & is_done
     order = np.flatnonzero(keep)[np.argsort(time[keep], kind="stable")]
     if not len(order):
         problems.fail(1, f"no row is left; at least one with predict_status {DONE} is needed")
     adapters = Adapters(ranks)
     adapter = adapters.place([loras[row][0] if loras[row] else "" for row in order], None, [], problems)
     several = sum(len(loras[row]) > 1 for row in order)
-    notes = [*_failures(rows), ("rows with an empty stamp dropped", int((~present).sum()))]
+    notes = [*_failures(rows), ("rows with an empty stamp dropped", int((is_done & ~present).sum()))]
     notes += [(SEVERAL, several), (ONE_BASE, len(order)), *adapters.notes()]
     return _trace((time[order] - time[order][0]) / 1e9, adapters, adapter, notes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +90,13 @@ def _with_lengths(clients: list[Client]) -> tuple[list[Client], int]:
 def _drawn(clients: list[Client], limit: int | None, rng: np.random.Generator) -> Iterator[Columns]:
     """Yield columns of one client's requests in one window, by start of the window and client, up to the limit."""
     queue = sorted((window.start_s, at, window) for at, client in enumerate(clients) for window in client.windows)
-    drawn, since = 0, -1.0
+    ended, under_way = 0, list[tuple[float, int]]()
     for start_s, at, window in queue:
-        if limit is not None and drawn >= limit and start_s > since:
-            return  # windows that begin at one time overlap, so all of them are drawn
-        since, drawn = start_s, drawn + window.requests
+        while under_way and under_way[0][0] <= start_s:
+            ended += heappop(under_way)[1]
+        if limit is not None and ended >= limit:
+            return  # all that have begun end after the last request that is wanted, and later ones begin after it
+        heappush(under_way, (start_s + window.width_s, window.requests))
         yield _requests(clients[at], at, window, rng)
 
 

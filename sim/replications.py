@@ -264,10 +264,14 @@ def finished(task: Task) -> Summary | None:
     """
     if task.directory is None or not (task.directory / "DONE").exists():
         return None
-    run, config = read_run(task.directory), task.loaded.config.model_dump(mode="json")
-    made_with = (run.config, run.env.get("source_sha256"), run.env.get("files_sha256"))
-    is_same = made_with == (config, source_sha256(), files_sha256(config))
-    return run.summary if is_same and _tells(run, task) else None
+    config = task.loaded.config.model_dump(mode="json")
+    try:
+        run = read_run(task.directory)
+        made_with = (run.config, run.env.get("source_sha256"), run.env.get("files_sha256"))
+        is_same = made_with == (config, source_sha256(), files_sha256(config))
+        return run.summary if is_same and _tells(run, task) else None
+    except ValueError:  # a file of it is gone or cut off
+        return None
 
 
 def _tells(run: RunData, task: Task) -> bool:

@@ -54,7 +54,7 @@ def _of_summary(label: str, summary: dict[str, Any]) -> Iterator[str]:
     if requests["completed"] < FEW:
         yield f"{label}: of {requests['completed']} requests the P99 is no more than the maximum."
     for warning in summary["costs"]["warnings"]:
-        yield f"{label}: a cost coefficient was used outside its range: {warning}"
+        yield f"{label}: of the cost coefficients, {warning}"
     if CPU_MADE in summary["costs"]["origins"].values():
         yield f"{summary['hardware']} was measured on a CPU: that tries the harness and is no evidence."
     for setting in summary.get("idle_settings", ()):

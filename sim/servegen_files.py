@@ -107,8 +107,7 @@ def _texts(path: Path) -> Iterator[Text]:
             with tarfile.open(path) as archive:
                 yield from _chosen((member.name, partial(_member_text, archive, member)) for member in archive)
         else:
-            both = (path, path.with_name(path.name.replace("trace.csv", "dataset.json")))
-            yield from _chosen((file.name, file.read_text) for file in both if file.is_file())
+            yield from _chosen((file.name, file.read_text) for file in servegen_files(path))
     except (tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
         raise TraceError([f"{path}:1: the file cannot be read: {error}"]) from None
 
@@ -197,3 +196,13 @@ def is_servegen(path: Path) -> bool:
     if path.is_dir():
         return any(path.glob("chunk-*-trace.csv"))
     return path.name.endswith(ARCHIVES) or _CHUNK.fullmatch(path.name) is not None
+
+
+def servegen_files(path: Path) -> list[Path]:
+    """Return the files that a folder, an archive or one chunk's file of rates stands for."""
+    if path.is_dir():
+        return sorted(path.glob("chunk-*"))
+    if path.name.endswith(ARCHIVES):
+        return [path]
+    beside = path.with_name(path.name.replace("trace.csv", "dataset.json"))
+    return [file for file in dict.fromkeys((path, beside)) if file.is_file()]

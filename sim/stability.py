@@ -16,6 +16,7 @@ GROWTH = 2.0
 LATE_SHARE = 0.02
 DEEP_SHARE = 0.05
 LEAST_WAITING = 1.0
+LEAST_LEFT = 3
 
 
 def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[str, Any]:
@@ -25,9 +26,9 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[
     left over without such a trend, or the queue was deep at some time. `stable`: neither.
     Left over: the last admission comes 2 % of the span of arrivals after the last arrival, or 2 % were never admitted.
     Grown: the mean number waiting rises over 20 slices of the span (Mann-Kendall test, 1 %), and is in the last quarter
-    at least twice that of the first half. Either only counts if at least one waited on average in the last quarter: in
-    a short run at low load the last request alone may be late. Deep: one of 20 batches, by order of arrival, waited
-    5 % of the span.
+    at least twice that of the first half. Either only counts if one request or more waited on average in the last
+    quarter, or (left over) three and 2 % when arrivals ended: in a short run at low load the last one alone may be
+    late. Deep: one of 20 batches, by order of arrival, waited 5 % of the span.
 
     Args:
         sent_s: shape (n,), when requests came, rejected ones left out.
@@ -49,7 +50,10 @@ def stability(sent_s: FloatArray, admitted_s: FloatArray, end_s: float) -> dict[
         "trend_z": _trend_z(waiting),
     }
     # Requests that all came at once are a backlog whatever happened next; one alone is no queue.
-    is_queue = len(sent) > 1 and (numbers["span_s"] == 0 or numbers["backlog_last_quarter"] >= LEAST_WAITING)
+    remaining = int((left > sent[-1]).sum()) if len(sent) else 0
+    is_left = remaining >= max(LEAST_LEFT, LATE_SHARE * len(sent))
+    waits = is_left or numbers["span_s"] == 0 or numbers["backlog_last_quarter"] >= LEAST_WAITING
+    is_queue = len(sent) > 1 and waits
     is_late = is_queue and numbers["drain_s"] > 0 and numbers["drain_s"] >= LATE_SHARE * numbers["span_s"]
     is_late = is_late or never >= LATE_SHARE * len(sent) > 0
     return _verdict(numbers, is_late=is_late) | numbers

@@ -73,6 +73,7 @@ def summarise(run: Run) -> Summary:
         "by_size": by_size(offered, told),
         "slowdown": describe(told["slowdown"][completed], unit="ratio"),
         "starvation": starvation(offered),
+        "client": _client(offered),
         "throughput": _throughput(offered, duration_s),
         "adapters": _adapters(offered, run.link_copies),
         "prefetch": prefetch_summary(run.records),
@@ -93,6 +94,15 @@ def _spans_s(offered: Offered) -> tuple[float, float]:
     last = int(offered.instant("finish")[offered.completed].max(initial=-1))
     duration = (last if last >= 0 else end) - start
     return max(duration, 0) / TICKS_PER_S, max(end - start, 0) / TICKS_PER_S
+
+
+def _client(offered: Offered) -> dict[str, float]:
+    sent = offered.instant("arrival")
+    waits_s = (sent - offered.arrival())[sent != NEVER] / TICKS_PER_S
+    return {
+        "mean_wait_s": float(waits_s.mean()) if len(waits_s) else 0.0,
+        "max_wait_s": float(waits_s.max(initial=0.0)),
+    }
 
 
 def _request_counts(offered: Offered) -> dict[str, int]:

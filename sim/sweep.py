@@ -144,7 +144,7 @@ def _loaded(system: str, rate: float | None, changes: Sequence[str], extra: Mapp
 
 def _offered_rate(loaded: Loaded) -> float:
     workload = loaded.config.workload
-    if workload.rate_per_s is not None or workload.trace is None or not workload.trace.is_file():
+    if workload.rate_per_s is not None or workload.trace is None or not workload.trace.exists():
         return workload.rate_per_s or math.inf  # a trace that is missing is told when it is run
     return own_rate(make_trace(workload, loaded.config.seed))
 

@@ -114,8 +114,12 @@ def stretched(trace: Trace, factor: float) -> Trace:
     return longer.noted(f"the trace's own stamps times {factor:.6g}{rate}", len(trace))
 
 
-def _fitted(trace: Trace, config: WorkloadConfig, model: Model | None) -> Trace:
-    trace = fitted(trace, config.scale, config.drop_over_tokens, config.truncate_tokens)
+def _fitted(trace: Trace, config: WorkloadConfig) -> Trace:
+    return fitted(trace, config.scale, config.drop_over_tokens, config.truncate_tokens)
+
+
+def _in_window(trace: Trace, config: WorkloadConfig, model: Model | None) -> Trace:
+    """Hold a finished workload against a model's window, last of all: what two models can take, both of them get."""
     if model is not None:
         return windowed(trace, model, config.over_window)
     if config.over_window != "serve":
@@ -136,14 +140,18 @@ def make_trace(config: WorkloadConfig, seed: int, model: Model | None = None) ->
         TraceError: if the trace file cannot be read.
         ValueError: if options do not fit one another or the seed is out of range.
     """
+    return _in_window(_unlimited(config, seed), config, model)
+
+
+def _unlimited(config: WorkloadConfig, seed: int) -> Trace:
     rngs = streams(seed)
     own = _as_slora(config, seed)
     if own is not None:
-        own = _fitted(own, config, model)
+        own = _fitted(own, config)
         return with_base_share(own, config.base_share, rngs["base"]) if config.adapters else without_any(own)
     source = (
         _lengths_only(config, rngs["lengths"])
         if config.trace is None
         else _from_file(config, config.trace, rngs["lengths"], seed)
     )
-    return with_adapters(_with_arrivals(_fitted(source, config, model), config, rngs["arrivals"]), config, rngs)
+    return with_adapters(_with_arrivals(_fitted(source, config), config, rngs["arrivals"]), config, rngs)

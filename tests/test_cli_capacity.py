@@ -154,3 +154,17 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert said.code == 2
     assert "is left alone" in said.err
     assert (tmp_path / "mine.json").read_text() == '{"mine": 1}'
+
+
+def test_a_closed_loop_has_no_capacity_in_requests_a_second() -> None:
+    said = chameleon(*COARSE, "-s", "slora", "--set", "client.max_concurrency=4")
+    assert said.code == 2
+    assert "with client.max_concurrency requests come no faster than they leave" in said.err
+
+
+def test_answers_of_more_seeds_are_kept_for_whoever_asks_again(tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    for reps in (2, 1, 2):
+        said = chameleon(*COARSE, "--reps", str(reps), "-s", "slora", "--out", file)
+        assert said.code == 0
+    assert "2 of 2 searches are read" in said.err

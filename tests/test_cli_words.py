@@ -77,6 +77,7 @@ def flags(text: str, folder: Path) -> list[str]:
         ("reps: 3", ["--reps", "3"]),
         ("rates: 6:12:2", ["--rates", "6:12:2"]),
         ("rates: [6, 8.5]", ["--rates", "6,8.5"]),
+        ("rates: [6:8:2, 100]", ["--rates", "6:8:2,100"]),
         ("system: [slora, ./mine.yaml]", ["--system", "slora", "--system", "./mine.yaml"]),
         ("json: true", ["--json"]),
         ("json: false", []),

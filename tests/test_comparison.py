@@ -141,3 +141,9 @@ def test_seeds_of_a_trace_file_are_not_taken_for_other_traffic(tmp_path: Path, r
     told = "warning: seeds of a trace file vary little of its traffic"
     assert told in chameleon("compare", tmp_path / "slora", tmp_path / "chameleon").err
     assert told not in chameleon("compare", runs / "slora", runs / "chameleon").err
+
+
+def test_another_load_generator_is_not_called_a_difference_of_systems(runs: Path, tmp_path: Path) -> None:
+    chameleon(*RUN, "--system", "slora", "--seed", "1", "--max-concurrency", "2", "--out", tmp_path / "closed")
+    said = chameleon("compare", runs / "one", tmp_path / "closed").err
+    assert "differ in more than the system (workload, load generator" in said

@@ -114,7 +114,7 @@ def test_a_measured_profile_must_say_where_and_when() -> None:
 def test_an_iteration_outside_the_valid_range_is_warned_about() -> None:
     hardware = load_hardware("a40")
     assert hardware.warnings(4096) == []
-    assert hardware.warnings(4097) == ["a40: dense is fitted for 1 to 4096 tokens, used at 4097"]
+    assert hardware.warnings(4097) == ["outside its range: a40: dense is fitted for 1 to 4096 tokens, used at 4097"]
 
 
 def test_an_unknown_name_lists_the_packaged_ones_and_the_closest() -> None:

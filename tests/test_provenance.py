@@ -10,7 +10,7 @@ import pytest
 from policies.eviction import LRU
 from sim.identity import files_sha256
 from sim.plugins import class_of
-from sim.provenance import is_ours, is_users, own_files, users_files
+from sim.provenance import is_ours, is_users, own_files, source_file, users_files
 
 MINE = "from policies.eviction import LRU\nfrom {helper} import decay\nimport json\nclass Mine(LRU):\n    'As LRU.'\n"
 
@@ -56,3 +56,36 @@ def test_files_are_told_apart_by_where_they_lie(tmp_path: Path) -> None:
     python, installed = Path(str(pytest.__file__)), Path(str(sys.modules["json"].__file__))
     assert [is_users(path) for path in (tmp_path / "a.py", python, installed)] == [True, False, False]
     assert is_ours(Path(str(sys.modules["sim.identity"].__file__)))
+
+
+def test_a_number_taken_from_a_helper_and_a_helper_that_only_a_hook_imports_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "numbers_of_mine.py").write_text("HALF = 0.5\n")
+    (tmp_path / "lazy_of_mine.py").write_text("WORTH = 2\n")
+    (tmp_path / "both_of_mine.py").write_text(
+        "from policies.eviction import LRU\n"
+        "from numbers_of_mine import HALF\n"
+        "class Mine(LRU):\n"
+        "    def score(self, adapter, now):\n"
+        "        import lazy_of_mine, json.tool\n"
+        "        return lazy_of_mine.WORTH * HALF\n"
+    )
+    names = {path.name for path in users_files(class_of("both_of_mine:Mine", "cache"))}
+    assert names == {"both_of_mine.py", "numbers_of_mine.py", "lazy_of_mine.py"}
+    assert "json.tool" not in sys.modules
+
+
+def test_packages_of_a_users_own_site_are_installed_ones(tmp_path: Path) -> None:
+    assert not is_users(tmp_path / "lib" / "site-packages" / "theirs.py")
+    assert not is_users(tmp_path / "dist-packages" / "theirs.py")
+
+
+def test_a_class_typed_at_a_prompt_has_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Typed(LRU):
+        pass
+
+    monkeypatch.setattr(Typed, "__module__", "__main__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    assert source_file(Typed) is None

@@ -230,3 +230,17 @@ def test_clients_whose_lengths_are_not_at_hand_lack_them() -> None:
     trace = read_trace(DATA / "servegen" / "language_m-small_traces.tar.gz", limit=1000)
     assert trace.lacks == {"adapters", "lengths"}
     assert len(trace) == 1000
+
+
+def test_one_chunk_is_read_from_its_lengths_too(tmp_path: Path) -> None:
+    chunk(tmp_path, blocks={"0": LENGTHS})
+    names = [path.name for path in files_of(tmp_path / "chunk-0-trace.csv")]
+    assert names == ["chunk-0-trace.csv", "chunk-0-dataset.json"]
+
+
+def test_a_limit_keeps_the_beginning_where_windows_are_of_unequal_width(tmp_path: Path) -> None:
+    chunk(tmp_path, 0, rates="0,0.1,1,Gamma,1,1\n1000,0.1,1,Gamma,1,1\n", blocks={"0": LENGTHS})
+    short = "".join(f"{start},0.1,1,Gamma,1,1\n" for start in range(0, 2000, 100))
+    folder = chunk(tmp_path, 1, rates=short, blocks={"0": LENGTHS})
+    whole, part = read_trace(folder, seed=1), read_trace(folder, limit=100, seed=1)
+    assert part.arrival_s.tolist() == whole.arrival_s[:100].tolist()

@@ -272,3 +272,14 @@ def test_blocks_that_are_alike_are_warned_of() -> None:
     said = chameleon("run", "-n", "600", "--rate", "40", "--bootstrap")
     assert "warning: neighbouring blocks of the run are alike" in said.err
     assert "neighbouring blocks" not in chameleon("run", "-n", "600", "--rate", "3", "--bootstrap").err
+
+
+@pytest.mark.parametrize("name", ["requests.parquet", "summary.json"])
+def test_a_run_that_has_lost_a_file_is_made_anew(name: str, tmp_path: Path) -> None:
+    flags = ("run", "--system", "slora", "-n", "20", "--out", str(tmp_path / "run"))
+    chameleon(*flags)
+    (tmp_path / "run" / name).unlink()
+    said = chameleon(*flags)
+    assert said.code == 0
+    assert "earlier start" not in said.err
+    assert (tmp_path / "run" / name).exists()

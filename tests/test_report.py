@@ -260,7 +260,7 @@ def test_idle_settings_and_costs_outside_their_range_are_told(store: Path, tmp_p
     costs = {"origins": {"dense": "measured on a CPU"}, "warnings": ["dense: beyond 4096 tokens"]}
     told = warnings(changed(source, tmp_path / "one", idle_settings=["router has no effect"], costs=costs))
     assert "slora: router has no effect." in told
-    assert "slora: a cost coefficient was used outside its range: dense: beyond 4096 tokens" in told
+    assert "slora: of the cost coefficients, dense: beyond 4096 tokens" in told
     assert "a40 was measured on a CPU" in told
 
 

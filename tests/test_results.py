@@ -494,3 +494,14 @@ def test_late_requests_are_no_backlog_where_hardly_anybody_waits() -> None:
     numbers = result.summary["stability"]
     assert numbers["backlog_last_quarter"] > 2 * numbers["backlog_first_half"]
     assert numbers["verdict"] == "stable"
+
+
+def test_a_burst_at_the_end_that_many_still_wait_of_is_no_stable_queue() -> None:
+    arrival_s = np.concatenate([np.arange(1000.0), np.full(50, 999.9)])
+    assert queue(arrival_s, np.concatenate([np.full(1000, 0.5), np.full(50, 2.0)]))["verdict"] == "backlogged"
+
+
+def test_what_requests_waited_at_their_client_stands_in_the_summary() -> None:
+    waited = sim.run("slora", requests=40, rate=50, changes="client.max_concurrency=2").summary["client"]
+    assert waited["max_wait_s"] > waited["mean_wait_s"] > 0
+    assert sim.run("slora", requests=40, rate=50).summary["client"] == {"mean_wait_s": 0.0, "max_wait_s": 0.0}

@@ -91,3 +91,14 @@ def test_what_another_scale_did_is_told_and_notes_about_no_row_are_not() -> None
     settings = WorkloadConfig(scale=3)
     notes = [("lengths divided by 3", 5), ("rows over 4000 tokens dropped", 0)]
     assert notes_to_tell(settings, notes) == [("lengths divided by 3", 5)]
+
+
+@pytest.mark.parametrize("preset", ["azure-conv", "uniform"])
+def test_models_with_other_windows_get_the_same_of_what_both_take(preset: str) -> None:
+    config = WorkloadConfig.model_validate({"preset": preset, "requests": 300, "over_window": "drop", "scale": 1})
+    small, large = (LLAMA.model_copy(update={"context_window": most}) for most in (700, 100_000))
+    less, whole = make_trace(config, 0, small), make_trace(config, 0, large)
+    told = {(at, int(n), spec) for at, n, spec in zip(less.arrival_s, less.prompt_tokens, less.adapter, strict=True)}
+    assert 0 < len(told) < len(whole)
+    rows = zip(whole.arrival_s, whole.prompt_tokens, whole.adapter, strict=True)
+    assert told < {(at, int(n), spec) for at, n, spec in rows}

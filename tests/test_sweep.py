@@ -16,10 +16,11 @@ import sim.replications
 import sim.sweep
 from sim.axes import Axis, parse_axes, parse_axis, parse_rates, parse_shard, settings
 from sim.cli.app import app
+from sim.config import load_config
 from sim.experiment import execute
 from sim.replications import Failure
 from sim.summary import Summary
-from sim.sweep import Cell, Outcome, attempt_cells, cells, rows
+from sim.sweep import Cell, Outcome, _offered_rate, attempt_cells, cells, rows
 from sim.sweep_table import records, write_table
 
 SMALL = {"workload": {"preset": "paper", "requests": 40}}
@@ -433,3 +434,26 @@ def test_the_command_draws_a_heat_map(tmp_path: Path) -> None:
     picture = tmp_path / "map.svg"
     assert sweep("--vary", "workload.adapters=10,50", "--heat-map", str(picture)).exit_code == 0
     assert picture.read_text().startswith("<?xml")
+
+
+def test_a_part_draws_no_picture_of_the_whole(tmp_path: Path) -> None:
+    picture = tmp_path / "map.svg"
+    flags = ("--vary", "workload.adapters=10,50", "--heat-map", str(picture), "--out", str(tmp_path / "runs"))
+    assert sweep(*flags, "--shard", "1/4").exit_code == 0
+    assert not picture.exists()
+
+
+def test_runs_that_all_fail_are_told_in_place_of_a_picture(tmp_path: Path) -> None:
+    result = sweep("--system", "vllm", "--vary", "adapters.slots=900,901", "--figure", str(tmp_path / "curves.svg"))
+    assert result.exit_code == 1
+    assert "adapters.slots: at most" in result.stderr
+    assert not (tmp_path / "curves.svg").exists()
+
+
+def test_a_folder_of_rates_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "chunk-0-trace.csv").write_text("0,0.5,1,Gamma,1,1\n")
+    (tmp_path / "chunk-0-dataset.json").write_text(
+        '{"0": {"input_tokens": "{100: 1.0}", "output_tokens": "{10: 1.0}"}}'
+    )
+    config = load_config("slora", (f"workload.trace={tmp_path}",), {"workload": {"rate_per_s": None}})
+    assert _offered_rate(config) == pytest.approx(0.5, rel=0.3)

@@ -167,6 +167,9 @@ def _loaded(names: list[str], sets: list[str] | None, flags: tuple[Any, ...]) ->
     rate = None if trace is None else 1.0
     extra = options.overrides(workload, trace, rate, requests, scale, seed, hardware, model)
     found = [load_checked(name, sets, extra) for name in names]
+    if any(one.config.client.max_concurrency is not None for one in found):
+        msg = "capacity turns the offered rate, and with client.max_concurrency requests come no faster than they leave"
+        raise ValueError(msg)
     known = [one.config.name for one in found]
     if len(set(known)) < len(known):
         msg = f"capacity needs systems of different names, got {', '.join(known)}"
@@ -221,7 +224,7 @@ def _found(
             found.append(answer)
             is_new, is_whole = waiting.pop(answer.key, None) is None, len(found) == len(loaded) * reps
             if out is not None and (is_new or is_whole):
-                left = [] if is_whole else list(waiting.values())
+                left = list(waiting.values())  # of other seeds or systems: whoever asks for them again has them
                 write(out, as_json(lines(found, names), objective, dial, is_whole=is_whole, kept=left))
             bar.advance()
     known = len(kept) - len(waiting)
@@ -277,7 +280,7 @@ def _warnings(rows: list[Line], dial: Dial) -> list[str]:
         if "below" in row.ends:
             found.append(f"{row.system}: even {dial.low:g} requests/s is too much for some seed; see --min-rate")
         if "above" in row.ends:
-            most = f"{dial.high:g} {dial.unit}"
+            most = f"{dial.value(dial.steps):g} {dial.unit}"
             told = "carried" if dial.rate_per_s is None else "not enough"
             found.append(f"{row.system}: even {most} is {told} for some seed")
         unstable = sorted(set(row.queues) - {"stable"})

@@ -68,7 +68,7 @@ def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
 
     found = cpu_warnings(run.summary for side in sides for run in side.runs.values())
     if not is_paired(sides, seeds):
-        found.append("the runs differ in more than the system (workload, model or hardware)")
+        found.append("the runs differ in more than the system (workload, load generator, model or hardware)")
     if len(seeds) > 1 and any(side.runs[seeds[0]].config["workload"]["trace"] is not None for side in sides):
         found.append("seeds of a trace file vary little of its traffic: intervals say nothing about other traffic")
     left_out = sorted(set().union(*(side.runs for side in sides)) - set(seeds))

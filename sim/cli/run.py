@@ -149,11 +149,14 @@ def _remarks(summary: Summary, workload: WorkloadConfig) -> list[str]:
 
 
 def _warnings(summary: Summary) -> list[str]:
-    found = [f"outside its range: {warning}" for warning in summary["costs"]["warnings"]]
+    found = list(summary["costs"]["warnings"])
     rejected, offered = summary["requests"]["rejected"], summary["requests"]["offered"]
     if rejected:
         share = "all" if rejected == offered else f"{rejected} of"
         found.append(f"{share} {offered} requests were rejected; the first: {summary.get('first_rejection')}")
+    if summary["client"]["max_wait_s"] > 0:
+        mean_s = summary["client"]["mean_wait_s"]
+        found.append(f"requests waited {mean_s:.3g} s on average at their client, which is in no latency and no queue")
     completed = summary["metrics"]["ttft_ms"]["n"]
     if 0 < completed < FEW:
         found.append(f"P99 of {completed} requests is little more than their maximum")

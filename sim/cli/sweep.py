@@ -87,7 +87,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
     With --out it can be interrupted: the same command goes on from the runs that are finished. A run that fails loses
     no other: it is told at the end, and the command leaves with exit code 1. A FILE.yaml holds flags without their
-    dashes, such as `rates: 6:12:2` and `vary: {adapters.slots: [8, 16]}`; flags given beside it win.
+    dashes, such as `rates: 6:12:2` and `vary: {adapters.slots: [8, 16]}`; flags given beside it win, repeatable ones
+    are added.
     """
     from sim.axes import parse_axes  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.cli.sweep_pictures import check_pictures, draw  # noqa: PLC0415
@@ -109,8 +110,10 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     found = _told(finished, plan, caption(plan[0], reps, sets or ()), as_json=as_json, is_part=shard is not None)
     if out is not None and shard is None:
         _keep(found, out)
-    draw(found, figure, heat_map, title, caption(plan[0], reps, sets or ()))
-    if _tell_failures(finished):
+    is_failed = _tell_failures(finished)
+    if shard is None and any(row.p99_ms is not None for row in found):  # a part has not all of a picture
+        draw(found, figure, heat_map, title, caption(plan[0], reps, sets or ()))
+    if is_failed:
         raise typer.Exit(FAILED)
 
 

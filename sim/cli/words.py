@@ -30,7 +30,7 @@ class GoodputWords(TyperCommand):
 
 
 class FlagsFile(TyperCommand):
-    """A command that takes a YAML file of its own flags; those of the command line come after, and win."""
+    """A command that takes a YAML file of its own flags; those of the command line win, repeatable ones are added."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the flags of a file in place of its name."""
@@ -84,7 +84,10 @@ def _as_written(text: str, key: str) -> str | None:
 
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return next((value.value for name, value in pairs if name.value == key and isinstance(value.value, str)), None)
+    value = next((value for name, value in pairs if name.value == key), None)
+    if isinstance(value, yaml.SequenceNode):
+        return ",".join(str(one.value) for one in value.value)
+    return value.value if isinstance(value, yaml.ScalarNode) else None
 
 
 def _words(key: str, value: Any) -> Iterator[str]:
