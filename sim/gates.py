@@ -31,7 +31,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "loads": ("adapters", "loads"),
     "prefetches": ("adapters", "prefetches"),
     "evictions": ("adapters", "evictions"),
-    "bytes_h2d": ("adapters", "bytes_loaded"),
+    "bytes_h2d": ("adapters", "bytes_moved"),
     "pcie_utilisation": ("link", "utilisation"),
 }
 _RULE = re.compile(r"\s*([\w.]+)\s*([<>])\s*([+-]?)(\d+\.?\d*|\.\d+)\s*(%?)\s*")

@@ -76,7 +76,8 @@ def served(world: World) -> tuple[Core, Records, Worker]:
     records, worker = Records(), worker_for(world)
     device = VirtualTorchDevice(worker, checks=True)
     core = core_of(world, device, records)
-    Replay(core, device, jobs_of(world, core), records, idle_poll_ticks=world.idle_poll_ticks).run()
+    poll, most = world.idle_poll_ticks, world.max_concurrency
+    Replay(core, device, jobs_of(world, core), records, idle_poll_ticks=poll, max_concurrency=most).run()
     worker.check(core)
     assert not worker.kv.pool.tables
     assert not worker.swapped.tokens
