@@ -108,7 +108,10 @@ Workload = Annotated[
         help="Preset: paper, azure-conv, azure-code or uniform. [default: paper]",
     ),
 ]
-TraceFile = Annotated[Path | None, typer.Option("--trace", help="Trace file: its lengths, in order of its stamps.")]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option("--trace", help="Trace file, or the folder of one: its lengths, in order of its stamps."),
+]
 Rate = Annotated[
     float | None,
     typer.Option(
@@ -116,7 +119,7 @@ Rate = Annotated[
         "--request-rate",
         parser=positive_number,
         metavar="NUMBER",
-        help="Requests per second. With --trace and without it: the file's own stamps.",
+        help="Requests per second. [default: the preset's; of a trace file its own stamps]",
     ),
 ]
 Requests = Annotated[
@@ -156,7 +159,11 @@ Hardware = Annotated[
     ),
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="Base model, or a YAML file with its dimensions. [default: llama-7b]")
+    str | None,
+    typer.Option(
+        "--model",
+        help="Base model such as llama-3.1-8b, or a YAML file with its dimensions (docs/costs.md). [default: llama-7b]",
+    ),
 ]
 MaxConcurrency = Annotated[
     int | None,
