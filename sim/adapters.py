@@ -188,7 +188,10 @@ class AdapterTraffic:
             if count > MOST_WANTED_AT_ONCE:
                 msg = f"prefetch {type(self._prefetch).__name__}: wanted has named {count} adapters and goes on"
                 raise RuntimeError(msg)
-            if not self._is_brought(self.slots[adapter], now):
+            if (slot := self.slots.get(adapter)) is None:
+                msg = f"prefetch {type(self._prefetch).__name__}: wanted gave {adapter!r}, no adapter of this workload"
+                raise RuntimeError(msg)
+            if not self._is_brought(slot, now):
                 break
             asked.append(adapter)
             if not self.missing and self._prefetch.only_waiting and not self._announces:

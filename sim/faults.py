@@ -116,7 +116,11 @@ def _failed(error: BaseException, frames: list[traceback.FrameSummary], found: l
 
 
 def _led_to(error: BaseException, found: list[Stranger]) -> str:
-    return f"{_names(found)}: an answer has led the engine to {_said(error)}{_advice(found, 'gives it')}"
+    told = f"{_names(found)}: an answer has led the engine to {_said(error)}"
+    if isinstance(error, RuntimeError):  # one of our own checks, in words that need no class of error
+        is_named = str(error).startswith(SEAMS)
+        told = "; ".join((f"{error}" if is_named else f"{_names(found)}: {error}", *_notes(error)))
+    return f"{told}{_advice(found, 'gives it')}"
 
 
 def _names(found: list[Stranger]) -> str:
@@ -124,7 +128,11 @@ def _names(found: list[Stranger]) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
+    return "; ".join((f"{type(error).__name__}: {error}", *_notes(error)))
+
+
+def _notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))
 
 
 def _advice(found: list[Stranger], does: str) -> str:

@@ -261,6 +261,8 @@ def _file_module(path: Path) -> ModuleType:
     loader = SourceFileLoader(name, str(path))
     module = sys.modules[name] = module_from_spec(ModuleSpec(name, loader))  # dataclasses look their module up
     module.__file__ = str(path)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # as for a script: it may import what lies beside it, now or in a hook
     try:
         loader.exec_module(module)
     except BaseException:

@@ -28,7 +28,7 @@ WRITTEN = (
     "env.json",
     "DONE",
 )
-OPTIONAL = ("itl.parquet", "timeline.json.gz", "report.html")
+OPTIONAL = ("timeline.json.gz", "report.html")
 PARQUET = b"PAR1"  # how such a file begins and ends
 DISTRIBUTION = "chameleon-sim"
 PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "simpy", "pydantic", "pyyaml", "torch")

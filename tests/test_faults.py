@@ -53,9 +53,7 @@ def test_a_policy_that_raises_before_the_run_is_named() -> None:
 
 
 def test_an_answer_that_the_engine_cannot_use_is_laid_to_the_policy_that_is_not_ours() -> None:
-    with pytest.raises(
-        PolicyError, match=r"^cache Silent: an answer has led the engine to RuntimeError: cache Silent: "
-    ):
+    with pytest.raises(PolicyError, match=r"^cache Silent: scores of \d+ adapters gave \["):
         sim.run(cache=Silent, requests=300, changes=TIGHT)
 
 
@@ -159,3 +157,62 @@ class Unbuildable(Cache):
 def test_a_constructor_that_raises_is_told_where_the_policy_is_named() -> None:
     with pytest.raises(ConfigError, match="cache: Unbuildable cannot be built: OverflowError: of my own making"):
         sim.run(cache=Unbuildable, requests=20)
+
+
+def test_the_line_of_a_policys_own_helper_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "helper_that_fails.py").write_text("def halved(value):\n    return value / 0\n")
+    (mine := tmp_path / "mine.py").write_text(
+        "from policies.eviction import LRU\n"
+        "from helper_that_fails import halved\n"
+        "class Mine(LRU):\n"
+        "    def used(self, adapter, now):\n"
+        "        halved(now)\n"
+    )
+    with pytest.raises(PolicyError) as told:
+        sim.run(requests=20, changes=f"cache.kind={mine}:Mine")
+    lines = str(told.value).splitlines()
+    assert lines[1:5] == [
+        f"  {mine}:5, in used",
+        "    halved(now)",
+        f"  {tmp_path / 'helper_that_fails.py'}:2, in halved",
+        "    return value / 0",
+    ]
+
+
+def test_of_two_policies_from_outside_only_the_one_that_raises_is_named(tmp_path: Path) -> None:
+    (mine := tmp_path / "mine.py").write_text(
+        "from policies.scheduling import FCFS\nclass Mine(FCFS):\n    'As FCFS.'\n"
+    )
+    with pytest.raises(PolicyError, match=r"^cache Forgetful failed: "):
+        sim.run("slora", cache=Forgetful, requests=20, changes=f"scheduler.kind={mine}:Mine")
+
+
+class Wrapping(Cache):
+    def used(self, adapter: Adapter, now: float) -> None:
+        try:
+            self._looked_up(adapter)
+        except KeyError as error:
+            raise RuntimeError("of no use") from error
+
+    def _looked_up(self, adapter: Adapter) -> None:
+        raise KeyError(adapter.id)
+
+
+def test_an_error_raised_from_another_is_told_with_the_lines_that_led_to_the_first() -> None:
+    with pytest.raises(
+        PolicyError, match=r"cache Wrapping failed: RuntimeError: of no use; .*\n(.*\n)+.*, in _looked_up\n"
+    ):
+        sim.run(cache=Wrapping, requests=20)
+
+
+class Stray(Prefetch):
+    def wanted(self, waiting: Iterable[Request], now: float) -> list[Adapter]:
+        return [Adapter("stray", 8, 100)]
+
+
+def test_an_adapter_that_the_workload_lacks_is_no_prefetch() -> None:
+    with pytest.raises(
+        PolicyError, match=r"^prefetch Stray: wanted gave Adapter\('stray', .*, no adapter of this work"
+    ):
+        sim.run("slora", requests=20, prefetch=Stray)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -616,3 +617,15 @@ def test_the_guide_s_prefetcher_brings_waiting_adapters_first_and_then_popular_o
         policy.used(adapter, 0.0)
     waiting: Iterable[Request] = [Request(0, 0.0, 1, 1, once), Request(1, 0.0, 1, 1, None)]
     assert list(policy.wanted(waiting, 0.0)) == [once, twice]
+
+
+def test_a_policys_file_may_import_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_policy.py").write_text("WORTH = 3.0\n")
+    (tmp_path / "mine.py").write_text(
+        "from policies.eviction import LRU\n"
+        "from beside_the_policy import WORTH\n"
+        "class Mine(LRU):\n"
+        "    def score(self, adapter, now): return WORTH\n"
+    )
+    assert resolve(f"{tmp_path}/mine.py:Mine", "cache").score(None, 0.0) == 3.0

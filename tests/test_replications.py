@@ -268,6 +268,12 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(monkeypatch: pytest.Monke
     assert second == replications.Failure("ZeroDivisionError: one by none")
 
 
+def test_of_several_seeds_only_the_first_draws_its_blocks_again() -> None:
+    wanted = Wanted(parts=frozenset({"detailed", "bootstrap"}))
+    parts = [task.wanted.parts for task in replication_tasks(SMALL, 3, None, wanted)]
+    assert parts == [{"detailed", "bootstrap"}, {"detailed"}, {"detailed"}]
+
+
 def test_blocks_that_are_alike_are_warned_of() -> None:
     said = chameleon("run", "-n", "600", "--rate", "40", "--bootstrap")
     assert "warning: neighbouring blocks of the run are alike" in said.err
@@ -283,3 +289,12 @@ def test_a_run_that_has_lost_a_file_is_made_anew(name: str, tmp_path: Path) -> N
     assert said.code == 0
     assert "earlier start" not in said.err
     assert (tmp_path / "run" / name).exists()
+
+
+def test_a_run_that_will_be_replaced_is_said_to_be(tmp_path: Path) -> None:
+    flags = ("run", "--system", "slora", "-n", "20", "--out", str(tmp_path / "run"))
+    assert "will be replaced" not in chameleon(*flags).err
+    assert (
+        "note: 1 finished run of another configuration or source will be replaced"
+        in chameleon(*flags, "--rate", "3").err
+    )

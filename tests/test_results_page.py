@@ -77,7 +77,7 @@ def test_what_described_means_stands_on_the_page() -> None:
 
 def test_the_page_has_the_files_of_a_run() -> None:
     told = {name for row in tables("# The files of a run")[0] for name in [row[0].strip("| `")]}
-    assert told == {*WRITTEN, *OPTIONAL} - {"DONE", "itl.parquet"}
+    assert told == {*WRITTEN, *OPTIONAL} - {"DONE"}
 
 
 def test_what_vllm_s_names_are_compared_with_is_there(directory: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_further_file_is_written_with_the_run_before_it_is_done(tmp_path: Path
 
 
 def test_a_further_file_has_one_of_the_known_names(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a run may also hold itl.parquet, .*, got notes.txt"):
+    with pytest.raises(ValueError, match=r"a run may also hold timeline.json.gz, .*, got notes.txt"):
         write(tmp_path / "one", extras={"notes.txt": Path.touch})
     assert list(tmp_path.iterdir()) == []
 

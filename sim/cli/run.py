@@ -115,6 +115,10 @@ def _performed(tasks: list[Task], name: str, jobs: int) -> list[Summary]:
     if kept:
         which = "this very run is" if len(tasks) == 1 else f"{kept} of {len(tasks)} runs are"
         typer.echo(f"{which} read from an earlier start, not simulated again", err=True)
+    there = [task.directory for task in tasks if task.directory is not None and (task.directory / "DONE").exists()]
+    if len(there) > kept:
+        number = "1 finished run" if len(there) - kept == 1 else f"{len(there) - kept} finished runs"
+        typer.echo(f"note: {number} of another configuration or source will be replaced", err=True)
     summaries = []
     with progress(len(tasks), name) as bar:
         for summary in perform_all(tasks, jobs):
