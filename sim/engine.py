@@ -26,7 +26,8 @@ Process = Generator[simpy.Event, Any, None]
 class Replica:
     """One engine: a core, its link and its iteration loop; `step` is what it is doing, None while it is idle.
 
-    `left` is called whenever requests may have left it, before it plans by what comes next.
+    `left` is called in every plan, before what comes next is looked at and at its end: requests may have left since the
+    one before, or by this one.
 
     Args:
         env: the SimPy environment, its time in integer ticks.
@@ -99,8 +100,6 @@ class Replica:
                 yield Moment(env, step.ticks, BOUNDARY)
                 records.end = now + step.ticks
                 step_finished(records.end)
-                if self.left is not None:
-                    self.left()
 
     def _horizon(self) -> int | None:
         # Nothing else but arrivals, transfers and timers stands in the event queue while the engine plans; what

@@ -45,6 +45,13 @@ def test_a_resample_counts_a_block_as_often_as_it_is_drawn() -> None:
     assert (found["mean"].low, found["mean"].estimate, found["mean"].high) == (1.0, 3.0, 5.0)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_resample_has_as_many_blocks_as_the_run(seed: int) -> None:
+    blocks = Blocks(np.array([0, 1]), 2, 1.0)  # two draws of two blocks: no third of a value counts
+    mean = block_intervals(np.array([1.0, 5.0]), blocks, {}, draws=1, seed=seed)["mean"]
+    assert mean.low in {1.0, 3.0, 5.0}
+
+
 def test_values_that_rise_together_have_wider_intervals_than_single_draws_would() -> None:
     values = waves(3000)
     apart = np.random.default_rng(2).permutation(values)

@@ -62,6 +62,20 @@ def test_no_rate_is_tried_twice(world: list[Probe]) -> None:
     assert len({one.rate_per_s for one in world}) == len(world)
 
 
+def test_the_first_seed_begins_at_the_workloads_own_rate(world: list[Probe]) -> None:
+    search(Question(at_rate(SMALL, 3.0), WITHIN, RATES))
+    assert world[0].rate_per_s == pytest.approx(3.0, rel=0.005)  # half a step of the dial
+
+
+def test_rates_have_six_digits() -> None:
+    assert RATES.value(100) == 0.270481  # 0.1 * 1.01^100 = 0.27048138...
+
+
+def test_a_highest_rate_that_lies_on_the_grid_is_tried_whatever_logarithms_lose() -> None:
+    dial = Dial(1.0, 1.331, 0.1)  # log(1.331) / log(1.1) = 2.999999999999999
+    assert dial.value(dial.steps) == 1.331
+
+
 def test_other_seeds_begin_at_the_first_seeds_answer_and_ask_less(world: list[Probe]) -> None:
     first, second = answers([SMALL], 2, WITHIN, RATES)
     assert second.probes[0].rate_per_s == first.value
@@ -88,6 +102,11 @@ def test_replicas_are_the_fewest_that_carry_the_rate(rate: float, needed: int, w
     assert (answer.value, answer.end, answer.queue) == (needed, "found", "stable")
 
 
+def test_replicas_are_counted_from_one_fewer_than_the_first_seed_needed(world: list[Probe]) -> None:
+    search(Question(SMALL, WITHIN, Dial(1, 50, 0.01, 100.0), 9))
+    assert [one.replicas for one in world] == [8, 9]
+
+
 def test_replicas_that_never_suffice_are_said_not_to(world: list[Probe]) -> None:
     answer = search(Question(SMALL, WITHIN, Dial(1, 4, 0.01, 1000.0)))
     assert (answer.value, answer.end, answer.queue) == (4, "above", None)
@@ -104,6 +123,22 @@ def test_systems_are_compared_seed_by_seed(world: list[Probe]) -> None:
     assert value is not None
     assert value.low is not None
     assert value.low < 12.6 < (value.high or 0.0)  # knees of 12, 12.6 and 13.2
+
+
+def test_a_seed_whose_first_system_lies_outside_the_bounds_leaves_no_ratio() -> None:
+    first = [found(8.0), found(0.1, seed=1, end="below", queue=None)]
+    _, line = lines([*first, found(12.0, "chameleon"), found(13.0, "chameleon", 1)], list(KNEES))
+    assert line.value is not None
+    assert line.ratio is None
+
+
+def test_answers_stand_in_order_of_their_seeds_however_they_came_in() -> None:
+    (line,) = lines([found(9.0, seed=2), found(7.0), found(8.0, seed=1)], ["slora"])
+    assert [one.value for one in line.answers] == [7.0, 8.0, 9.0]
+
+
+def test_a_system_without_an_answer_has_no_line_yet() -> None:
+    assert [line.system for line in lines([found(8.0)], list(KNEES))] == ["slora"]
 
 
 def test_an_answer_outside_the_bounds_leaves_no_mean() -> None:

@@ -115,6 +115,13 @@ def test_a_rejected_request_waits_for_nothing() -> None:
     assert starvation(Offered(trace_of([2, 4, 6]), [records]))["max_wait_request"] == 2
 
 
+def test_nobody_has_waited_where_every_request_was_rejected() -> None:
+    records = records_of([1, 2], status=[1, 1], admitted=[NEVER, NEVER])
+    records.rejections.update({0: "too long", 1: "too long"})
+    told = starvation(Offered(trace_of([2, 4]), [records]))
+    assert (told["max_wait_s"], told["max_wait_request"]) == (None, None)
+
+
 def test_bypasses_are_counted_by_those_who_were_passed() -> None:
     told = starvation(Offered(trace_of([2, 4, 6]), [records_of([1, 1, 1], bypassed=[0, 3, 1])]))
     assert [told[name] for name in ("bypasses", "bypassed_requests", "most_bypassed")] == [4, 2, 3]

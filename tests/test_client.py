@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
+from policies.base import Batch, Request
+from policies.early_abort import EarlyAbort
+from policies.scheduling import FCFS
 from sim.client import Client
 from sim.records import Records
 from sim.rundir import read_run
+from sim.ticks import to_seconds
 from sim.yamlfile import ConfigError
 from tests.commands import chameleon
 from tests.worlds import RoundCosts, World, play, replay
@@ -64,6 +70,45 @@ def test_a_rejected_request_makes_room_at_once() -> None:
     records = play(World([(0, 20_000, 3, None), (0, 10, 3, None)], costs=COSTS, max_concurrency=1))[1]
     assert list(records.rejections) == [0]
     assert by_request(records, "arrival") == [0, 0]
+
+
+def early(slo_ticks: int) -> Callable[[], EarlyAbort]:
+    return partial(EarlyAbort, slo_s=to_seconds(slo_ticks), margin_s=0.0)
+
+
+def test_a_request_given_up_while_a_run_of_steps_is_planned_makes_room_that_the_run_knows_of() -> None:
+    # the second does not fit beside the first, and is too late from tick 4600 on; the boundary after that is at 5000
+    rows = [(0, 300, 20, None), (100, 800, 2, None), (200, 10, 2, None)]
+    world = World(rows, costs=COSTS, total_bytes=1000, max_concurrency=2, scheduler=early(4500))
+    records = play(world)[1]
+    assert list(records.rejections) == [1]
+    assert by_request(records, "arrival") == [0, 100, 5000]
+    assert by_request(records, "admitted")[2] == 6000  # the first boundary after it was sent, not the end of the run
+
+
+class GivesUp(FCFS):
+    """Turns the second request away in the round in which it sees it, and admits the others."""
+
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        for request in list(waiting):
+            if request.id == 1:
+                batch.abort(request, "the second")
+            else:
+                batch.try_add(request)
+
+
+def test_a_request_given_up_beside_a_prefill_makes_room_before_that_ends() -> None:
+    world = World([(0, 10, 3, None)] * 3, costs=COSTS, max_concurrency=2, scheduler=GivesUp)
+    records = play(world)[1]
+    assert by_request(records, "arrival") == [0, 0, 0]
+    assert by_request(replay(world)[1], "arrival") == [0, 0, 0]
+
+
+def test_a_request_given_up_by_an_engine_that_then_has_nothing_to_do_makes_room() -> None:
+    world = World([(0, 10, 3, None)] * 3, costs=COSTS, max_concurrency=1, scheduler=GivesUp)
+    records = play(world)[1]
+    assert by_request(records, "arrival") == [0, 3000, 3000]
+    assert by_request(records, "finish")[2] == 6000
 
 
 def test_what_a_request_waited_at_its_client_is_in_no_latency() -> None:

@@ -66,3 +66,9 @@ def test_prefills_and_decodes_take_turns() -> None:
 def test_a_family_begins_with_its_ends_and_its_middle() -> None:
     family = [Shape("dense", {"tokens": tokens, "split": "fit"}) for tokens in range(1, 10)]
     assert [shape.config["tokens"] for shape in in_turn(family)[:3]] == [9, 1, 5]
+
+
+def test_what_is_fitted_and_what_tests_it_take_turns() -> None:
+    splits = ["fit"] * 4 + ["test"] + ["fit"] * 4
+    shapes = [Shape("dense", {"tokens": tokens, "split": split}) for tokens, split in enumerate(splits)]
+    assert [shape.split for shape in in_turn(shapes)[:3]] == ["fit", "test", "fit"]

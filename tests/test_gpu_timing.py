@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_validate.capture import capture
 from gpu_validate.rows import Peaks, Row, Sheet, Stamp
 from gpu_validate.runner import FATAL, DeviceLostError, Tally, run_shapes
 from gpu_validate.shapes import Shape
@@ -275,6 +276,22 @@ def test_a_graph_is_captured_after_a_warm_up_and_replayed_without_the_work(cuda:
     assert (len(calls), cuda.log) == (4, ["wait", "wait"])
     replay()
     assert (len(calls), cuda.log[-1]) == (4, "replay")
+
+
+def test_a_graph_that_shares_the_memory_of_another_is_given_its_pool(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    given: list[object] = []
+    without = torch.cuda.graph
+
+    def counted(graph: object, pool: object) -> object:
+        given.append(pool)
+        return without(graph, pool=None)
+
+    monkeypatch.setattr(torch.cuda, "graph", counted)
+    capture(lambda: None, device="cuda", pool=(0, 1))
+    assert given == [(0, 1)]
 
 
 def test_a_graph_keeps_the_memory_of_its_work(cuda: FakeCuda) -> None:

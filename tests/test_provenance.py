@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from json import JSONDecoder
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,11 @@ def test_a_class_typed_at_a_prompt_has_no_file(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Typed, "__module__", "__main__")
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     assert source_file(Typed) is None
+
+
+def test_a_base_class_from_the_standard_library_makes_no_stranger() -> None:
+    class Reading(LRU, JSONDecoder):
+        pass
+
+    assert own_files(JSONDecoder) == frozenset()
+    assert own_files(Reading) == {Path(__file__).resolve()}

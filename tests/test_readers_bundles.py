@@ -11,6 +11,7 @@ import pytest
 
 from sim.readers import TraceError, describe, files_of, read_trace
 from sim.readers_describe import gap_cv
+from sim.servegen_files import Client, Law, read_clients
 from sim.workload import WorkloadConfig, make_trace
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -244,3 +245,18 @@ def test_a_limit_keeps_the_beginning_where_windows_are_of_unequal_width(tmp_path
     folder = chunk(tmp_path, 1, rates=short, blocks={"0": LENGTHS})
     whole, part = read_trace(folder, seed=1), read_trace(folder, limit=100, seed=1)
     assert part.arrival_s.tolist() == whole.arrival_s[:100].tolist()
+
+
+def test_the_nearest_block_in_time_lends_its_lengths_and_of_two_the_earlier() -> None:
+    early, late = (Law(np.array([tokens]), np.ones(1)) for tokens in (10, 20))
+    client = Client(0, [], {0.0: (early, early), 600.0: None, 1200.0: (late, late)})
+    lent = [client.laws(start_s) for start_s in (600.0, 700.0)]
+    assert [(laws[0].tokens.tolist(), is_own) for laws, is_own in lent] == [([10], False), ([20], False)]
+
+
+def test_lengths_of_no_token_are_left_out(tmp_path: Path) -> None:
+    lengths = {"input_tokens": "{0: 0.5, 100: 0.25, 200: 0.25}", "output_tokens": "{0: 0.9, 10: 0.1}"}
+    (client,) = read_clients(chunk(tmp_path, blocks={"0": lengths}))
+    (prompts, outputs), _ = client.laws(0.0)
+    assert (prompts.tokens.tolist(), prompts.upto.tolist()) == ([100, 200], [0.25, 0.5])
+    assert outputs.tokens.tolist() == [10]

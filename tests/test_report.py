@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 import sim
 from sim.cli import report as cli
 from sim.cli.mistakes import Commands
-from sim.comparison import read_sides
+from sim.comparison import Side, read_sides
 from sim.plots import COLOURS
 from sim.report import report, write_report
-from sim.report_data import arms_of
+from sim.report_data import Arm, arms_of
 from sim.report_plots import POINTS, Scales, by_rank, exceedance, over_time, tails, thinned
 from sim.report_tables import differences, headline, sentence
 from sim.report_warnings import warnings_of
@@ -122,6 +122,12 @@ def test_a_report_has_a_section_for_every_question(store: Path) -> None:
         "What was run",
         "What the words mean",
     ]
+
+
+def test_seeds_of_a_report_ascend_and_its_first_is_shown_over_time(store: Path) -> None:
+    (side,) = read_sides([store / "slora"])
+    arm = Arm(Side("turned", {seed: side.runs[seed] for seed in (1, 0)}))
+    assert (arm.seeds, arm.first.summary["seed"]) == ([0, 1], 0)
 
 
 def test_n_stands_beside_every_p99_of_the_headline(store: Path) -> None:

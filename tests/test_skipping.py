@@ -8,7 +8,7 @@ from policies.scheduling import HeadOfLine
 from policies.skipping import SGLang, SkipAdapters
 from tests.fake_batch import FakeBatch, adapter, again, request
 
-A, B, C = adapter("a"), adapter("b"), adapter("c")
+A, B, C, D = adapter("a"), adapter("b"), adapter("c"), adapter("d")
 
 
 def test_a_request_beyond_the_adapter_limit_lets_the_next_one_pass() -> None:
@@ -74,6 +74,23 @@ def test_no_copy_starts_without_a_free_slot() -> None:
     batch = FakeBatch(SGLang(resident_only=True), adapters=1, resident=[A])
     batch.arrive(request(0, A), request(1, B))
     assert batch.fill() == [("add", 0)]
+
+
+def test_a_copy_that_ended_long_ago_lets_the_next_start_also_after_a_round_without_a_slot() -> None:
+    batch = FakeBatch(SGLang(resident_only=True), adapters=2, resident=[C, D])
+    batch.arrive(first := request(0, A))
+    batch.fill()
+    batch.land(A)
+    batch.arrive(second := request(1, C))
+    batch.fill()
+    batch.prefill()
+    batch.arrive(request(2, D), request(3, B))
+    assert batch.fill() == [("refuse", 2)]  # and B has its turn too: no copy is under way any more
+    for one in (first, second):
+        batch.finish(one)
+    batch.resident.discard(A)
+    batch.arrive(request(4, A))
+    assert batch.fill() == [("add", 2), ("fetch", "b")]
 
 
 def test_without_background_loads_the_batch_waits_for_the_load() -> None:

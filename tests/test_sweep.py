@@ -241,6 +241,10 @@ def test_commas_in_brackets_and_quotes_part_no_values() -> None:
     assert parse_axis("k=[8,16],{a: 1, b: [2,3]},'x,y',[64]").values == ("[8,16]", "{a: 1, b: [2,3]}", "'x,y'", "[64]")
 
 
+def test_a_bracket_in_quotes_opens_nothing() -> None:
+    assert parse_axis("k='a[b',8,\"}\",9").values == ("'a[b'", "8", '"}"', "9")
+
+
 @pytest.mark.parametrize(
     ("texts", "told"),
     [
@@ -279,6 +283,14 @@ def test_settings_that_no_folder_can_bear_do_not_share_one(tmp_path: Path) -> No
     assert len({cell.task.directory for cell in found}) == 2
 
 
+@pytest.mark.parametrize("values", ["[8],[8 ]", f"[{'8,' * 80}8],[{'8,' * 80}16]"])
+def test_settings_whose_folders_would_be_named_alike_get_one_each(values: str, tmp_path: Path) -> None:
+    found = plan(["slora"], 1, axes=parse_axes([f"workload.ranks={values}"]), out=tmp_path)
+    folders = [cell.task.directory.relative_to(tmp_path).parts[1] for cell in found if cell.task.directory]
+    assert len(set(folders)) == 2
+    assert len({folder.rpartition("-")[0] for folder in folders}) == 1  # they differ in the hash alone
+
+
 def test_a_system_is_compared_with_the_first_at_the_same_setting() -> None:
     found = plan(reps=1, axes=parse_axes(["workload.adapters=10,50"]))
     table = rows([ran(cell, p99=p99) for cell, p99 in zip(found, (100.0, 50.0, 1000.0, 900.0), strict=True)])
@@ -291,6 +303,11 @@ def test_a_cell_that_failed_has_a_row_with_the_reason_and_no_numbers() -> None:
     first, second = records(rows([ran(good, p99=1.0), (bad, Failure("out of luck"))]))
     assert (first["ttft_p99_ms"], first["error"]) == (1.0, None)
     assert (second["ttft_p99_ms"], second["error"], second["reps"], second["offered"]) == (None, "out of luck", 0, 0)
+
+
+def test_of_several_reasons_for_a_failure_the_first_is_kept() -> None:
+    (row,) = rows([(cell, Failure(f"seed {seed}")) for seed, cell in enumerate(plan(["slora"]))])
+    assert row.error == "seed 0"
 
 
 def test_seeds_that_failed_leave_the_others_their_numbers() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,32 @@ import pytest
 
 import sim
 from sim import timeline
-from sim.records import Records
-from sim.results import Result
+from sim.records import NEVER, REQUEST_COLUMNS, Records
+from sim.results import Result, Run
 from sim.rundir import read_run
 from sim.timeline import add_timeline, timeline_events, write_timeline
-from sim.timeline_tracks import Slice, Tracks, slices_of_channels, slices_of_engine
+from sim.timeline_tracks import Slice, Tracks, counters, event, slices_of_channels, slices_of_engine, waited_for
 from sim.trace import AdapterSpec, Trace
 
 US = 10**6  # ticks
+
+
+def world(requests: int) -> Trace:
+    """So many requests for one adapter, all at once."""
+    tens = np.full(requests, 10)
+    return Trace("few", np.zeros(requests), tens, tens, (AdapterSpec("mine", 8),), np.zeros(requests, dtype=np.int64))
+
+
+def add(records: Records, request: int, **given: int) -> None:
+    """Add a request to the records; an instant that is not given was not reached."""
+    row = dict.fromkeys(REQUEST_COLUMNS, 0) | dict.fromkeys(timeline.PHASES, NEVER)
+    row |= {"request": request, "first_segment": NEVER, "last_segment": NEVER} | given
+    records.requests.add(row.values())
+
+
+def run_of(records: Records) -> Run:
+    n = len(records.requests)
+    return Run(world(n), (records,), [64], np.full(n, 10), "fifo", "a40", "llama", 0)
 
 
 def served(system: str = "slora", requests: int = 120, changes: tuple[str, ...] = ()) -> Result:
@@ -104,6 +123,84 @@ def test_slices_at_the_same_time_go_to_further_tracks() -> None:
     events = list(tracks.lay("link", [Slice(start, end, "copy", {}) for start, end in spans]))
     assert [one["tid"] for one in events] == [1, 2, 1]
     assert tracks_of(list(tracks.names())) == {"link": 1, "link 2": 2}
+
+
+def test_a_transfer_tells_what_it_moved_and_how_long_it_queued() -> None:
+    records = Records()
+    records.transfers.add((US, 3 * US, 4 * US, 0, 64, 0))
+    (one,) = slices_of_channels(world(1), records, Tracks(0, "one"))
+    assert (one["args"]["bytes"], one["args"]["queued_us"]) == (64, 2.0)
+
+
+def test_instants_are_rounded_to_nanoseconds() -> None:
+    assert [event("i", "x", 0, ticks)["ts"] for ticks in (1_499, 1_500)] == [0.001, 0.002]
+
+
+def test_an_arrow_comes_from_the_last_transfer_before_the_first_token_and_from_no_later_one() -> None:
+    records = Records()
+    add(records, 0, arrival=0, admitted=0, ready=4 * US, prefill_start=5 * US, first_token=6 * US, finish=9 * US)
+    for start in (US, 3 * US, 7 * US):  # it was evicted twice and fetched again for others
+        records.transfers.add((start, start, start + US, 0, 64, 0))
+    tracks = Tracks(0, "one")
+    list(slices_of_channels(world(1), records, tracks))
+    arrows = {one["ph"]: one["ts"] for one in waited_for(world(1), records, tracks)}
+    assert arrows == {"s": 3.0, "f": 5.0}
+
+
+def test_a_counter_is_told_only_where_it_changes() -> None:
+    records = Records()
+    for ticks, resident in ((0, 64), (US, 64), (2 * US, 128)):
+        records.memory.add((ticks, resident, 0, 1))
+    told = [
+        (one["ts"], one["args"]["value"]) for one in counters(world(0), records, 0) if one["name"] == "adapter bytes"
+    ]
+    assert told == [(0.0, 64), (2.0, 128)]
+
+
+def test_a_rejected_request_neither_waits_nor_runs() -> None:
+    records = Records()
+    add(records, 0, status=1, arrival=0)
+    records.rejections[0] = "too long"
+    events = list(timeline_events(run_of(records)))
+    assert [one for one in events if one["name"] in {"waiting", "running"} or one.get("cat") == "request"] == []
+
+
+def test_a_request_that_did_not_finish_runs_on_in_the_counters_and_is_not_shown_by_itself() -> None:
+    records = Records()
+    add(records, 0, status=2, arrival=US, admitted=2 * US, ready=2 * US, prefill_start=2 * US, first_token=3 * US)
+    events = list(timeline_events(run_of(records)))
+    assert [one for one in events if one.get("cat") == "request"] == []
+    running = [(one["ts"], one["args"]["value"]) for one in events if one["name"] == "running"]
+    assert running == [(2.0, 1)]
+
+
+def test_a_part_that_took_no_time_is_not_shown() -> None:
+    records = Records()
+    add(records, 0, arrival=0, admitted=0, ready=0, prefill_start=US, first_token=2 * US, finish=4 * US)
+    shown = [one["name"] for one in timeline_events(run_of(records)) if one["ph"] == "b"]
+    assert shown == ["request", "overhead", "prefill", "decode"]
+
+
+def test_who_never_had_a_first_token_is_not_among_the_slowest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "MOST_REQUESTS", 1)
+    records = Records()
+    add(records, 0, status=2, arrival=0)
+    add(records, 1, arrival=0, admitted=0, ready=0, prefill_start=US, first_token=2 * US, finish=4 * US)
+    shown = {one["id"] for one in timeline_events(run_of(records)) if one.get("cat") == "request"}
+    assert shown == {1}
+
+
+def test_a_timeline_that_cannot_be_written_whole_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_: Run) -> Iterator[str]:
+        yield "{"
+        raise OSError("disk full")
+
+    monkeypatch.setattr(timeline, "_document", breaks)
+    with pytest.raises(OSError, match="disk full"):
+        write_timeline(run_of(Records()), tmp_path / "timeline.json.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_engine_that_waits_for_a_load_is_shown_waiting() -> None:
@@ -206,3 +303,14 @@ def test_a_run_that_its_configuration_does_not_give_again_gets_no_timeline(tmp_p
     with pytest.raises(ValueError, match=r"one: .* gives other requests: a trace or a policy was given"):
         add_timeline(tmp_path / "one")
     assert not (tmp_path / "one" / "timeline.json.gz").exists()
+
+
+def test_a_run_of_another_version_of_the_simulator_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = served(requests=20)
+    other = sim.run("slora", trace=result.run.trace.kept(result.run.trace.adapter >= 0), changes="seed=3")
+    other.save(tmp_path / "one")
+    monkeypatch.setattr(timeline, "source_sha256", lambda: "edited")
+    with pytest.raises(ValueError, match="it was made by another version of the simulator"):
+        add_timeline(tmp_path / "one")

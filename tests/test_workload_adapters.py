@@ -61,6 +61,12 @@ def test_a_larger_share_of_base_requests_keeps_those_that_were_base_already() ->
     assert many[few].all()
 
 
+def test_base_requests_come_all_over_the_workload_and_not_first() -> None:
+    base = np.array(on_base(make_trace(config(base_share=0.4), 3)))
+    quarters = base.reshape(4, 100).mean(axis=1)
+    assert ((quarters > 0.2) & (quarters < 0.6)).all()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_adapters_mean_the_same_requests_for_the_base_model(preset: str) -> None:
     plain, bare = (make_trace(config(preset=preset, **given), 3) for given in ({}, {"adapters": 0}))
