@@ -32,6 +32,7 @@ PART_COLOURS = {
     "preempt": "#E69F00",
 }
 INK, PALE = "#222222", "#D9D9D9"
+LOAD = "load (requests/s)"
 UNSTABLE = "queue not stable: grows with the run"
 LOG_FROM = 20.0  # a linear axis that shows this ratio of values hides the small ones
 
@@ -157,7 +158,7 @@ def ttft_heat_map(rows: Sequence[Row], *, title: str = "", note: str = "") -> Fi
 
 
 def _place(row: Row) -> dict[str, str]:
-    return {"load (requests/s)": f"{row.rate_per_s:g}", **dict(row.settings)}
+    return {LOAD: f"{row.rate_per_s:g}", **dict(row.settings)}
 
 
 def _two_axes(rows: Sequence[Row]) -> tuple[str, str]:
@@ -166,6 +167,8 @@ def _two_axes(rows: Sequence[Row]) -> tuple[str, str]:
         for axis, value in _place(row).items():
             values.setdefault(axis, set()).add(value)
     wide = [axis for axis, found in values.items() if len(found) > 1]
+    if len({row.settings for row in rows}) == len({(row.settings, row.rate_per_s) for row in rows}) and len(wide) == 3:
+        wide = [axis for axis in wide if axis != LOAD]  # it follows from another, such as the preset
     if len(wide) != 2:
         msg = f"a heat map needs two axes of several values, got {', '.join(wide) or 'none'}"
         raise ValueError(msg)

@@ -229,6 +229,19 @@ def test_a_heat_map_has_a_panel_per_system_and_a_number_per_cell() -> None:
     assert [label.get_text() for label in chameleon.get_xticklabels()] == ["6", "9"]
 
 
+def test_a_load_that_follows_from_another_axis_is_no_axis_of_a_heat_map() -> None:
+    cells = [
+        row("slora", rate, 1.0, settings=(("workload.preset", preset), ("cache.kind", kind)))
+        for rate, preset in ((9, "paper"), (1, "azure-conv"))
+        for kind in ("lru", "lfu")
+    ]
+    panel, *_ = ttft_heat_map(cells).axes
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("workload.preset", "cache.kind")
+    independent = [row("slora", 9 - one.rate_per_s, 1.0, settings=one.settings) for one in cells]
+    with pytest.raises(ValueError, match="two axes of several values, got load"):
+        ttft_heat_map([*cells, *independent])
+
+
 def test_colours_of_a_heat_map_follow_the_numbers_and_are_the_same_in_all_panels() -> None:
     slora, chameleon, *_ = ttft_heat_map(MAP).axes
     grids = [np.asarray(panel.images[0].get_array(), dtype=np.float64) for panel in (slora, chameleon)]
