@@ -148,7 +148,7 @@ def _filled(given: dict[str, object]) -> dict[str, object]:
     if from_file and given.get("rate_per_s") is not None:
         filled["arrivals"] = {"family": "poisson"}
     for key, value in given.items():
-        if value is not None:
+        if value is not None or key not in WorkloadConfig.model_fields:  # a misspelt key is told, whatever it is given
             filled[key] = _nested(filled.get(key), value)
     return filled
 

@@ -200,3 +200,9 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_simulated()
     said = chameleon("run", "--requests", "100000000", "--out", "/proc/self/run")
     assert said.code == 2
     assert said.err.startswith("error: /proc/self/run cannot be written: /proc/self: ")
+
+
+def test_a_workload_in_one_text_without_a_blank_is_no_workload() -> None:
+    said = chameleon("run", "-n", "20", "--set", "workload={preset:azure-conv}")
+    assert said.code == 2
+    assert "workload.preset:azure-conv: Extra inputs are not permitted" in said.err
