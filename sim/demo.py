@@ -153,7 +153,7 @@ def _line(outcomes: Sequence[Outcome], scenario: str, system: str) -> Line:
         mean_interval(p99),
         runs[0]["metrics"]["ttft_ms"]["n"],
         mean_interval([100 * one["adapters"]["hit_rate"] for one in runs]),
-        mean_interval([one["adapters"]["bytes_loaded"] / 1e9 for one in runs]),
+        mean_interval([one["adapters"]["bytes_moved"] / 1e9 for one in runs]),
         mean_interval([100 * one["slo"]["attainment"] for one in runs]),
         mean_interval(rates),
         None if is_baseline else relative_reduction(_ttft(base, "p50"), p50),
