@@ -30,7 +30,7 @@ def as_json(
         objective: what was kept to.
         dial: what was turned.
         is_whole: whether all searches are finished.
-        kept: answers of an earlier start that have not had their turn; an interrupt must not lose them.
+        kept: answers of earlier starts that this one has not asked for (yet): neither it nor an interrupt loses them.
     """
     return {
         "schema_version": SCHEMA_VERSION,
