@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from sim.build import deploy
 from sim.config import load_config
-from sim.experiment import run
-from sim.identity import source_sha256
+from sim.experiments.run import run
 from sim.progress import progress
+from sim.results.identity import source_sha256
 
 SYSTEM = "elora"
 ADAPTERS, KV_TOKENS, REQUESTS = 150, 4000, 3000

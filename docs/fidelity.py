@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sim.fidelity.aims import FIT_SUFFIX, aim_of, verdict
 from sim.fidelity.measures import REGIONS, Measure, errors
 from sim.fidelity.report import errors_grid, metrics_of, sets_of
-from sim.textfile import write_text
+from sim.files.textfile import write_text
 
 PAGE = Path(__file__).resolve().with_suffix(".md")
 CLIFF_ADAPTERS, CLIFF_RATES = 64, "0.1/0.05/0.025"

@@ -23,9 +23,9 @@ from paper_rows import Row, Scenario, Value, verdicts_of
 from paper_runs import Cell, Runs, complete
 from paper_verdicts import REPRODUCED, SILENT, UNJUDGED, UNSIMULATED, VERDICTS, WITHIN_AXIS, Rising, bounds, judge
 
+from sim.files.textfile import write_text
+from sim.files.yamltext import parse
 from sim.statistics import mean_interval
-from sim.textfile import write_text
-from sim.yamltext import parse
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE, REASONS = HERE / "paper_template.md", HERE / "paper_reasons.yaml"

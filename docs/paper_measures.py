@@ -10,8 +10,8 @@ import pandas as pd
 
 from sim.build import deploy
 from sim.config import RunConfig
-from sim.frames import p99_over_time
-from sim.results import Result
+from sim.results.frames import p99_over_time
+from sim.results.result import Result
 
 Numbers = dict[str, Any]
 CLASSES = ("small", "medium", "large")

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 from paper_measures import PROBES, Numbers
 
 import sim
-from sim.capacity import Search, highest_rate
 from sim.config import Loaded, load_config
-from sim.experiment import execute
+from sim.experiments.capacity import Search, highest_rate
+from sim.experiments.run import execute
 from sim.progress import progress
 
 Probe = Literal["run", "knee", "slowdown", "memory", "predictor"]

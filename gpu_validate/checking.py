@@ -17,8 +17,8 @@ from gpu_validate.pace import Pace
 from gpu_validate.profile import with_attention
 from gpu_validate.report import draw, policies_text, text_of, write_report
 from sim.config import Loaded, load_config
+from sim.files.textfile import write_text
 from sim.hardware import Hardware, load_hardware
-from sim.textfile import write_text
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from gpu_validate.observed import Observed, from_directory, from_result
 from gpu_validate.report import draw, text_of, write_report
 from sim.build import deploy, play
 from sim.config import Loaded, load_config
-from sim.experiment import result_of
-from sim.faults import told_of_answers, told_of_code
+from sim.experiments.faults import told_of_answers, told_of_code
+from sim.experiments.run import result_of
 from sim.trace import Trace
 
 if TYPE_CHECKING:

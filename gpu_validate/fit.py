@@ -20,8 +20,8 @@ from gpu_validate.laws import ENGINE_ATTENTION, attention_law, dense_law, is_pla
 from gpu_validate.profile import base_profile, engine_attention, implied, merge, with_attention, write_profile
 from gpu_validate.solvers import DRAWS, Fit, Law, error_of, fit_law, seconds_of
 from gpu_validate.sweep_rows import Row, read_rows, refusal
+from sim.files.textfile import write_text
 from sim.hardware import Attention, Hardware, MeasuredOn, load_hardware
-from sim.textfile import write_text
 
 SCHEMA_VERSION = 1
 REPORT = "fit.json"

@@ -16,7 +16,7 @@ from gpu_validate.timing import Measured, summarise
 from policies.base import Request
 from sim.build import deploy
 from sim.config import load_config
-from sim.job import Job
+from sim.serving.job import Job
 
 if TYPE_CHECKING:
     from gpu_validate.commands import Options

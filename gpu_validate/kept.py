@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpu_validate.observed import Observed, from_directory
-from sim.textfile import write_text
+from sim.files.textfile import write_text
 
 if TYPE_CHECKING:
     from gpu_validate.live import Served

@@ -12,10 +12,10 @@ from gpu_validate.observed import Observed, counters_of, from_result
 from gpu_validate.replay import Replay
 from sim.build import deploy, jobs, play
 from sim.config import Loaded
-from sim.experiment import result_of
-from sim.faults import told_of_answers, told_of_code
-from sim.results import Result
-from sim.ticks import TICKS_PER_S, to_ticks
+from sim.experiments.faults import told_of_answers, told_of_code
+from sim.experiments.run import result_of
+from sim.results.result import Result
+from sim.serving.ticks import TICKS_PER_S, to_ticks
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpu_validate.replay import Landed
-from sim.channels import channels
 from sim.core import Core
-from sim.job import AdapterSlot
-from sim.link import AnyTransfer
-from sim.steps import Step
+from sim.serving.channels import channels
+from sim.serving.job import AdapterSlot
+from sim.serving.link import AnyTransfer
+from sim.serving.steps import Step
 
 
 class ModelledDevice:

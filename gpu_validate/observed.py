@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.metrics import instant_s
-from sim.rundir import read_run
-from sim.ticks import TICKS_PER_S
+from sim.results.metrics import instant_s
+from sim.results.rundir import read_run
+from sim.serving.ticks import TICKS_PER_S
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sim.records import Records
-    from sim.results import Result
+    from sim.results.result import Result
+    from sim.serving.records import Records
 
 COUNTERS = {
     "adapters": ("hit_rate", "loads", "prefetches", "evictions", "bytes_loaded"),
@@ -63,7 +63,7 @@ def from_directory(
     """Return a run from its directory, which holds no iterations.
 
     Args:
-        directory: as `sim.rundir.write_run` left it.
+        directory: as `sim.results.rundir.write_run` left it.
         label: by default the system.
         iterations: a table of them, if somebody has one.
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from gpu_validate.rows import PROFILES
 from gpu_validate.solvers import Fit
+from sim.files.textfile import write_text
 from sim.hardware import Attention, Hardware, MeasuredOn, load_hardware
 from sim.hardware_file import profile_text
-from sim.textfile import write_text
 
 # The adapter read rate is best seen where nothing else grows with the bytes of distinct adapters.
 READ_RATE_FROM = ("segmented", "grouped_mm", "torch_loop", "vllm_v1", "mbgmv", "bgmv")

@@ -11,12 +11,12 @@ from typing import NamedTuple, Protocol
 
 from sim.client import Client
 from sim.core import Core
-from sim.job import Job
-from sim.link import AnyTransfer, Link
-from sim.options import UNLIMITED
-from sim.records import NEVER, Records
-from sim.steps import Step
-from sim.ticks import to_ticks
+from sim.serving.job import Job
+from sim.serving.link import AnyTransfer, Link
+from sim.serving.options import UNLIMITED
+from sim.serving.records import NEVER, Records
+from sim.serving.steps import Step
+from sim.serving.ticks import to_ticks
 
 ARRIVAL, LOADED, TIMER = range(3)  # the order of events at one instant
 

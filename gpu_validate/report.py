@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_validate.errors import METRICS, PERCENTILES, pair_iterations
 from gpu_validate.observed import Observed
-from sim.textfile import write_text
+from sim.files.textfile import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.experiment import run as run
-    from sim.results import Result as Result
+    from sim.experiments.run import run as run
+    from sim.results.result import Result as Result
     from sim.trace import AdapterSpec as AdapterSpec
     from sim.trace import Trace as Trace
 
-_HOMES = {"run": "sim.experiment", "Result": "sim.results", "Trace": "sim.trace", "AdapterSpec": "sim.trace"}
+_HOMES = {
+    "run": "sim.experiments.run",
+    "Result": "sim.results.result",
+    "Trace": "sim.trace",
+    "AdapterSpec": "sim.trace",
+}
 __all__ = ["AdapterSpec", "Result", "Trace", "run"]
 
 

@@ -28,22 +28,22 @@ from sim.core import Core
 from sim.costs import CostModel
 from sim.engine import Replica, simulate
 from sim.facts import decode_s, future, prefill_s
+from sim.files.yamlfile import ConfigError, Marks, Problem, find_mark
 from sim.fleet import Fleet
 from sim.hardware import Hardware, load_hardware
-from sim.job import AdapterSlot, Job
-from sim.link import Link
-from sim.memory import MemoryLimits
 from sim.models import Model, load_model
 from sim.names import SEAMS
-from sim.options import EngineOptions
-from sim.plugins import problems_of, resolve
-from sim.records import Records
-from sim.shorten import taken_as_given
+from sim.plugins.named import problems_of, resolve
+from sim.serving.job import AdapterSlot, Job
+from sim.serving.link import Link
+from sim.serving.memory import MemoryLimits
+from sim.serving.options import EngineOptions
+from sim.serving.records import Records
+from sim.serving.ticks import TICKS_PER_S, to_seconds, to_ticks
 from sim.sizing import engine_options, loading_costs, memory_limits, parallel_of
-from sim.ticks import TICKS_PER_S, to_seconds, to_ticks
 from sim.trace import Trace
-from sim.workload import make_trace, streams
-from sim.yamlfile import ConfigError, Marks, Problem, find_mark
+from sim.workload.making import make_trace, streams
+from sim.workload.shorten import taken_as_given
 
 LONGEST_SPAN_S = 4e6  # int64 picoseconds end at 9.2e6 s, and queues need time to empty
 ROWS_AT_ONCE = 4096  # a million requests as Python ints would take as much memory as all records

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from sim.job import Job
-from sim.options import UNLIMITED
+from sim.serving.job import Job
+from sim.serving.options import UNLIMITED
 
 
 class Client:

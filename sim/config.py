@@ -9,12 +9,12 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from sim.costs import EngineCosts
+from sim.files.yamlfile import ConfigError, KeyPath, Mark, Marks, find, folder_of, load, set_values, validate
 from sim.mechanism import Adapters, Admission, Limits, LoadGenerator, Loading, Memory, Parallelism, Section
 from sim.names import SEAMS
-from sim.options import PrefillMode
-from sim.plugins import problems_of
-from sim.workload import WorkloadConfig
-from sim.yamlfile import ConfigError, KeyPath, Mark, Marks, find, folder_of, load, set_values, validate
+from sim.plugins.named import problems_of
+from sim.serving.options import PrefillMode
+from sim.workload.making import WorkloadConfig
 
 Count = Annotated[int, Field(ge=1)]
 

@@ -11,25 +11,25 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from policies.base import Adapter, Cache, Prefetch, Scheduler, Timed
-from sim.adapters import AdapterTraffic
-from sim.admission import Round, Waiting
-from sim.forecast import Forecast
-from sim.job import AdapterSlot, Job
-from sim.kv import KvPages
-from sim.laws import check_requests
-from sim.ledger import Ledger
-from sim.link import AnyTransfer, KvTransfer, Link
-from sim.memory import MemoryLimits
-from sim.options import EngineOptions
-from sim.pacing import AdmissionClock
-from sim.planning import plan_step
-from sim.records import Records
-from sim.reservation import reservation
-from sim.seats import Seats
-from sim.shape import BatchShape, Costs
-from sim.steps import Decode, Horizon, Mixed, Prefill, Step
-from sim.stopping import Stops
-from sim.ticks import TICKS_PER_S
+from sim.serving.adapters import AdapterTraffic
+from sim.serving.admission import Round, Waiting
+from sim.serving.forecast import Forecast
+from sim.serving.job import AdapterSlot, Job
+from sim.serving.kv import KvPages
+from sim.serving.laws import check_requests
+from sim.serving.ledger import Ledger
+from sim.serving.link import AnyTransfer, KvTransfer, Link
+from sim.serving.memory import MemoryLimits
+from sim.serving.options import EngineOptions
+from sim.serving.pacing import AdmissionClock
+from sim.serving.planning import plan_step
+from sim.serving.records import Records
+from sim.serving.reservation import reservation
+from sim.serving.seats import Seats
+from sim.serving.shape import BatchShape, Costs
+from sim.serving.steps import Decode, Horizon, Mixed, Prefill, Step
+from sim.serving.stopping import Stops
+from sim.serving.ticks import TICKS_PER_S
 
 MOST_WAKES_AT_ONCE = 1000  # a policy that wants to be woken for ever would hang the run
 

@@ -14,8 +14,8 @@ from sim.engine_costs import KERNEL_DEFAULTS, MATRIX_KERNELS, PER_TOKEN_KERNELS,
 from sim.hardware import Hardware
 from sim.models import DEFAULT_MODULES, Model
 from sim.parallel import ONE_GPU, Parallel
-from sim.shape import Load, StepCost
-from sim.ticks import TICKS_PER_S, to_seconds, to_ticks
+from sim.serving.shape import Load, StepCost
+from sim.serving.ticks import TICKS_PER_S, to_seconds, to_ticks
 
 __all__ = ["KERNEL_DEFAULTS", "MEDIUM_PROMPT_TOKENS", "CostModel", "EngineCosts", "Kernel", "StepCost"]
 

@@ -10,13 +10,13 @@ import simpy
 
 from sim.client import Client
 from sim.core import Core
-from sim.job import Job
-from sim.link import AnyTransfer
-from sim.options import UNLIMITED
-from sim.records import Records
+from sim.serving.job import Job
+from sim.serving.link import AnyTransfer
+from sim.serving.options import UNLIMITED
+from sim.serving.records import Records
+from sim.serving.steps import Step
+from sim.serving.ticks import to_ticks
 from sim.simtime import ARRIVAL, BOUNDARY, TIMER, Bell, Moment, SimLink
-from sim.steps import Step
-from sim.ticks import to_ticks
 
 MAX_FRUITLESS_TIMERS = 1000
 

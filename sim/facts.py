@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from policies.base import Adapter
-from sim.shape import Costs
-from sim.ticks import to_seconds
+from sim.serving.shape import Costs
+from sim.serving.ticks import to_seconds
 from sim.trace import Trace
 
 

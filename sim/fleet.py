@@ -15,13 +15,13 @@ import simpy
 from policies.base import Adapter, Request, Router
 from sim.core import Core
 from sim.engine import Replica
-from sim.job import AdapterSlot, Job
-from sim.link import Link
-from sim.records import Records
-from sim.shape import StepCost
+from sim.serving.job import AdapterSlot, Job
+from sim.serving.link import Link
+from sim.serving.records import Records
+from sim.serving.shape import StepCost
+from sim.serving.steps import Decode, Step, steps_until
+from sim.serving.ticks import TICKS_PER_S
 from sim.simtime import ARRIVAL, Moment
-from sim.steps import Decode, Step, steps_until
-from sim.ticks import TICKS_PER_S
 
 _request = attrgetter("request")
 

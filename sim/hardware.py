@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sim.files.yamlfile import validate
+from sim.files.yamltext import parse
 from sim.models import Model, unknown
-from sim.yamlfile import validate
-from sim.yamltext import parse
 
 Origin = Literal["prior", "derived", "fitted", "measured"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

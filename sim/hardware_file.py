@@ -6,8 +6,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from sim.files.textfile import write_text
 from sim.hardware import Hardware
-from sim.textfile import write_text
 
 LONG = 10_000  # from here on numbers have an exponent
 WIDTH = 100

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.models import DEFAULT_MODULES
-from sim.options import Preempted, Reserve, Shortage
+from sim.serving.options import Preempted, Reserve, Shortage
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sim.files.yamlfile import validate
+from sim.files.yamltext import parse
 from sim.names import closest
-from sim.yamlfile import validate
-from sim.yamltext import parse
 
 Count = Annotated[int, Field(gt=0)]
 DEFAULT_MODULES = ("q", "k", "v", "o")

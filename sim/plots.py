@@ -1,6 +1,7 @@
 """Pictures of results: drawn on Figure objects, without pyplot's global state, and written whole or not at all.
 
-matplotlib is imported when something is drawn. What the numbers mean is decided in `sim.sweep` and `sim.tails`.
+matplotlib is imported when something is drawn. What the numbers mean is decided in
+`sim.experiments.sweep` and `sim.results.tails`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
+    from sim.experiments.sweep import Row
     from sim.statistics import Interval
-    from sim.sweep import Row
 
 FORMATS = (".svg", ".png", ".pdf")
 # Okabe and Ito's colours, which readers of every colour vision can tell apart; each has a marker of its own as well.
@@ -68,11 +69,11 @@ def ttft_vs_load(rows: Sequence[Row], *, slo_s: float | None, title: str = "", n
 
 
 def ttft_parts(parts: pd.DataFrame, *, title: str = "", note: str = "") -> Figure:
-    """Return the mean TTFT of groups of requests as bars, each stacked from its parts; see `sim.tails.ttft_parts`.
+    """Return the mean TTFT of groups of requests as bars, each stacked from its parts (`sim.results.tails.ttft_parts`).
 
     Args:
-        parts: a row per group (its index is the label, in one level or more), columns in ms as in `sim.summary.PARTS`,
-            and `n`.
+        parts: a row per group (its index is the label, in one level or more), columns in ms as in
+            `sim.results.summary.PARTS`, and `n`.
         title: the words above.
         note: the small words below.
     """
@@ -98,7 +99,7 @@ def ttft_parts(parts: pd.DataFrame, *, title: str = "", note: str = "") -> Figur
 def p99_over_time(
     curves: Mapping[str, pd.DataFrame], *, slo_s: float | None, title: str = "", note: str = ""
 ) -> Figure:
-    """Return the P99 TTFT of each window of arrivals as steps, a colour per run; see `sim.frames.p99_over_time`.
+    """Return the P99 TTFT of each window of arrivals as steps, a colour per run (`sim.results.frames.p99_over_time`).
 
     Args:
         curves: name of a run and its table with `t_s` and `p99_ttft_s`.

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import simpy
 from simpy.events import EventPriority
 
-from sim.channels import AnyChannel, channels
-from sim.job import AdapterSlot
-from sim.link import AnyTransfer
+from sim.serving.channels import AnyChannel, channels
+from sim.serving.job import AdapterSlot
+from sim.serving.link import AnyTransfer
 
 ARRIVAL, *LANDINGS, TIMER, BOUNDARY = (EventPriority(order) for order in range(1, 7))
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.costs import LoadingCosts
+from sim.files.yamlfile import ConfigError
 from sim.hardware import Hardware
-from sim.memory import HostMemory, MemoryLimits
 from sim.models import Model
-from sim.options import UNLIMITED, EarlyStart, EngineOptions
 from sim.parallel import Parallel
-from sim.ticks import to_ticks
+from sim.serving.memory import HostMemory, MemoryLimits
+from sim.serving.options import UNLIMITED, EarlyStart, EngineOptions
+from sim.serving.ticks import to_ticks
 from sim.trace import Trace
-from sim.yamlfile import ConfigError
 
 if TYPE_CHECKING:
     from sim.config import RunConfig

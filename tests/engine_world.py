@@ -16,8 +16,8 @@ from gpu_validate.engine.worker import Worker, prompt_tokens
 from gpu_validate.lora.backends import backend
 from gpu_validate.lora.layout import Layout
 from policies.base import Adapter, Request
-from sim.job import AdapterSlot, Job
 from sim.models import ALL_MODULES, DEFAULT_MODULES, Model
+from sim.serving.job import AdapterSlot, Job
 
 torch.set_num_threads(1)
 

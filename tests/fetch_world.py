@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from sim.yamltext import write
+from sim.files.yamltext import write
 from tests.commands import Said, chameleon
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

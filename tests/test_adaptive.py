@@ -14,7 +14,7 @@ from policies.adaptive import Adaptive
 from policies.base import Adapter, Facts, Request
 from policies.mixture import HORIZONS, UseForecast
 from policies.prefetch_adaptive import FIRST_ARRIVALS, LEVELS, AdaptivePrefetch, Books
-from sim.conformance import check_policy
+from sim.conformance.suite import check_policy
 from tests.worlds import RoundCosts, World, play
 
 MANY = tuple(Adapter(f"a{i:03d}", 8, 10) for i in range(100))

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -96,6 +97,45 @@ def test_policies_import_neither_clock_nor_dice_nor_simulator(path: Path) -> Non
 def test_the_simulator_does_not_import_the_gpu(path: Path) -> None:
     found = set(imports(path.read_text(), late=not may_reach_the_gpu_late(path)))
     assert found.isdisjoint(OF_THE_GPU)
+
+
+def parts_of_the_simulator(*, late: bool) -> dict[str, set[str]]:
+    """Return which of sim's folders and single modules each of them imports; `late`: also inside functions."""
+    found: dict[str, set[str]] = {}
+    for path in modules("sim"):
+        inner = path.relative_to(ROOT / "sim").with_suffix("").parts
+        names = {name for name in imported_names(path.read_text(), late=late) if name.startswith("sim.")}
+        found.setdefault(inner[0], set()).update({name.split(".")[1] for name in names} - {inner[0]})
+    return found
+
+
+def imported_names(source: str, *, late: bool) -> Iterator[str]:
+    """Yield the full name of everything that is imported when a program runs: not what only types need."""
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        elif late or not isinstance(node, ast.FunctionDef):
+            pending += ast.iter_child_nodes(node)
+
+
+def test_the_folders_of_the_simulator_import_one_another_one_way() -> None:
+    graph = parts_of_the_simulator(late=True)
+    assert "core" in graph["engine"]
+    assert "experiments" in graph["cli"]
+    TopologicalSorter(graph).prepare()  # raises CycleError, with the cycle in it
+
+
+def test_what_the_core_is_made_of_imports_nothing_else_of_ours() -> None:
+    assert parts_of_the_simulator(late=True)["serving"] == set()
+
+
+def test_a_cycle_of_imports_is_found_and_one_of_types_alone_is_none() -> None:
+    assert list(imported_names("if TYPE_CHECKING:\n    from sim.core import Core", late=True)) == []
+    assert list(imported_names("def f():\n    from sim.core import Core", late=True)) == ["sim.core.Core"]
 
 
 def test_our_packages_are_found_from_any_folder(tmp_path: Path) -> None:

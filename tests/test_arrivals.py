@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sim.arrivals import Arrivals, CodeArrivals, ConvArrivals, DrawnArrivals, GammaArrivals, PoissonArrivals
-from sim.readers_describe import gap_cv, index_of_dispersion
+from sim.readers.describe import gap_cv, index_of_dispersion
+from sim.workload.arrivals import Arrivals, CodeArrivals, ConvArrivals, DrawnArrivals, GammaArrivals, PoissonArrivals
 
 REQUESTS = 40_000
 ALL = [PoissonArrivals(), GammaArrivals(cv=3), ConvArrivals(), CodeArrivals()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.rundir import read_run
+from sim.results.rundir import read_run
 from tests.commands import AZURE_HEADER, azure_file, chameleon
 
 FLAGS: list[tuple[list[str], list[str]]] = [
@@ -132,7 +132,7 @@ def test_a_policy_file_that_is_no_policy_is_told_without_a_traceback(source: str
 def test_a_directory_with_other_files_is_left_alone_before_anything_is_simulated(
     reps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sim.replications.execute", lambda _: pytest.fail("simulated in vain"))
+    monkeypatch.setattr("sim.experiments.replications.execute", lambda _: pytest.fail("simulated in vain"))
     (tmp_path / "notes.txt").write_text("mine")
     said = chameleon("run", "--requests", "20", "--reps", reps, "--out", tmp_path)
     assert said.code == 2

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from policies.base import FloatArray
-from sim.block_bootstrap import Blocks, block_intervals, bootstrap, neighbours_correlation, time_blocks
 from sim.config import load_config
-from sim.experiment import execute
+from sim.experiments.run import execute
+from sim.results.block_bootstrap import Blocks, block_intervals, bootstrap, neighbours_correlation, time_blocks
 
 PERCENTILES = {"p50": 50.0, "p99": 99.0}
 

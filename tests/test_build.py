@@ -9,8 +9,8 @@ import sim
 from policies.base import Cache, Facts
 from sim.build import deploy
 from sim.config import load_config
+from sim.files.yamlfile import ConfigError
 from sim.trace import AdapterSpec, Trace
-from sim.yamlfile import ConfigError
 
 
 def two_requests(*arrival_s: float) -> Trace:

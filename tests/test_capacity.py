@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sim import capacity
-from sim.capacity import Search, highest_rate, highest_rates, is_within
 from sim.config import load_config
+from sim.experiments import capacity
+from sim.experiments.capacity import Search, highest_rate, highest_rates, is_within
 
 SMALL = load_config("chameleon", (), {"workload": {"requests": 400}})
 

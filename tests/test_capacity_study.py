@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from sim import capacity_study
-from sim.capacity_file import as_json, read, write
-from sim.capacity_study import Answer, Dial, Question, answers, lines, search
 from sim.config import Loaded, load_config
-from sim.objective import Objective, Probe, at_rate, probe
-from sim.replications import with_seed
+from sim.experiments import capacity_study
+from sim.experiments.capacity_file import as_json, read, write
+from sim.experiments.capacity_study import Answer, Dial, Question, answers, lines, search
+from sim.experiments.objective import Objective, Probe, at_rate, probe
+from sim.experiments.replications import with_seed
 
 SMALL = load_config("chameleon", (), {"workload": {"requests": 200}})
 WITHIN = Objective(ttft_s=5.0)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim import classes
-from sim.classes import by_class, by_size, starvation
-from sim.metrics import Offered, isolated_s, latencies_s, slowdown, ttft_parts_s
-from sim.records import NEVER, REQUEST_COLUMNS, Records
-from sim.results import Run
-from sim.summary import summarise
+from sim.results import classes
+from sim.results.classes import by_class, by_size, starvation
+from sim.results.metrics import Offered, isolated_s, latencies_s, slowdown, ttft_parts_s
+from sim.results.result import Run
+from sim.results.summary import summarise
+from sim.serving.records import NEVER, REQUEST_COLUMNS, Records
 from sim.trace import AdapterSpec, Trace
 
 S = 10**12

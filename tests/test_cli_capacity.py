@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import capacity_study
+from sim.experiments import capacity_study
 from tests.commands import azure_file, chameleon
 
 COARSE = ("capacity", "-n", "150", "--reps", "2", "--precision", "0.2", "-j", "1")

@@ -13,8 +13,8 @@ import pytest
 from policies.builtin import BUILTIN
 from sim.cli import policies
 from sim.config import load_config
-from sim.conformance import OF_SEAM
-from sim.yamlfile import packaged_names
+from sim.conformance.suite import OF_SEAM
+from sim.files.yamlfile import packaged_names
 from tests.commands import chameleon
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.readers import read_trace
-from sim.rundir import read_run
+from sim.readers.reading import read_trace
+from sim.results.rundir import read_run
 from tests.commands import AZURE, azure_file, chameleon, needs_azure
 
 RUN = ("run", "--requests", "120", "--rate", "5")
@@ -105,7 +105,7 @@ def test_a_p99_of_few_requests_is_warned_of() -> None:
 
 def test_the_very_same_run_is_read_and_not_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = chameleon(*RUN, "--out", tmp_path / "run")
-    monkeypatch.setattr("sim.replications.execute", lambda _: pytest.fail("simulated again"))
+    monkeypatch.setattr("sim.experiments.replications.execute", lambda _: pytest.fail("simulated again"))
     second = chameleon(*RUN, "--out", tmp_path / "run")
     assert second.out == first.out
     assert "not simulated again" in second.err
@@ -133,5 +133,5 @@ def test_a_run_whose_files_have_changed_is_simulated_again(changed: str, tmp_pat
 
 def test_a_run_of_another_source_is_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chameleon(*RUN, "--out", tmp_path / "run")
-    monkeypatch.setattr("sim.replications.source_sha256", lambda: "edited")
+    monkeypatch.setattr("sim.experiments.replications.source_sha256", lambda: "edited")
     assert "not simulated again" not in chameleon(*RUN, "--out", tmp_path / "run").err

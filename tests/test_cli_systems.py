@@ -10,12 +10,12 @@ from unittest import mock
 
 import pytest
 
-from sim import field
 from sim.cli import systems
 from sim.config import load_config
-from sim.field import Setting, alike, blocks, plan
-from sim.replications import perform
-from sim.yamlfile import packaged_names
+from sim.experiments import field
+from sim.experiments.field import Setting, alike, blocks, plan
+from sim.experiments.replications import perform
+from sim.files.yamlfile import packaged_names
 from tests.commands import chameleon
 
 PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
@@ -98,12 +98,12 @@ def test_finished_runs_are_kept_and_not_simulated_again(tmp_path: Path) -> None:
     chameleon("systems", *TINY, "--keep", tmp_path)
     done = list(tmp_path.rglob("DONE"))
     assert len(done) == 2 * 2 * (2 * len(field.RATES_PER_S) + 1)
-    with mock.patch("sim.replications.execute", side_effect=AssertionError("simulated again")):
+    with mock.patch("sim.experiments.replications.execute", side_effect=AssertionError("simulated again")):
         assert chameleon("systems", *TINY, "--keep", tmp_path).code == 0
 
 
 def test_an_interrupted_table_leaves_no_page(tmp_path: Path) -> None:
-    with mock.patch("sim.replications.execute", side_effect=KeyboardInterrupt):
+    with mock.patch("sim.experiments.replications.execute", side_effect=KeyboardInterrupt):
         said = chameleon("systems", *TINY, "--out", tmp_path / "page.md")
     assert said.code == 130
     assert not list(tmp_path.iterdir())

@@ -32,6 +32,6 @@ def test_replications_that_were_reported_go_on(tmp_path: Path) -> None:
 
 def test_what_requests_take_alone_is_known_of_every_run(tmp_path: Path) -> None:
     assert chameleon("run", "slora", "--requests", "20", "--out", tmp_path / "run").code == 0
-    from sim.rundir import read_run  # noqa: PLC0415
+    from sim.results.rundir import read_run  # noqa: PLC0415
 
     assert (read_run(tmp_path / "run").requests["isolated_s"] > 0).all()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.readers import read_trace
+from sim.readers.reading import read_trace
 from tests.commands import AZURE_HEADER, azure_file, chameleon
 
 

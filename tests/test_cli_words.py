@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sim.cli.words import flags_in
-from sim.rundir import read_run
-from sim.yamlfile import ConfigError
+from sim.files.yamlfile import ConfigError
+from sim.results.rundir import read_run
 from tests.commands import chameleon
 
 RUN = ("run", "--requests", "60", "--rate", "5")

@@ -18,10 +18,10 @@ from policies.base import Batch, Request
 from policies.early_abort import EarlyAbort
 from policies.scheduling import FCFS
 from sim.client import Client
-from sim.records import Records
-from sim.rundir import read_run
-from sim.ticks import to_seconds
-from sim.yamlfile import ConfigError
+from sim.files.yamlfile import ConfigError
+from sim.results.rundir import read_run
+from sim.serving.records import Records
+from sim.serving.ticks import to_seconds
 from tests.commands import chameleon
 from tests.worlds import RoundCosts, World, play, replay
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.block_bootstrap import BLOCKS, DRAWS
 from sim.cli.capacity import REQUESTS
+from sim.results.block_bootstrap import BLOCKS, DRAWS
 from tests.commands import chameleon
 
 PAGE = (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")

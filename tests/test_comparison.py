@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.comparison import compare, is_paired, p99_band_ms, read_side, read_sides, shared_seeds
+from sim.experiments.comparison import compare, is_paired, p99_band_ms, read_side, read_sides, shared_seeds
 from sim.statistics import compare_pairs
 from tests.commands import azure_file, chameleon
 

@@ -9,9 +9,9 @@ import pytest
 from policies.base import Policy
 from policies.builtin import BUILTIN
 from policies.eviction import LRU
-from sim.conformance import LAWS, OF_SEAM, Finding, check_policy, findings, report
+from sim.conformance.suite import LAWS, OF_SEAM, Finding, check_policy, findings, report
+from sim.files.yamlfile import ConfigError
 from sim.names import SEAMS
-from sim.yamlfile import ConfigError
 from tests.lawbreakers import (
     AskedOften,
     AsksForEver,

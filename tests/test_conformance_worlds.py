@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.conformance_draw import Guess, draw, shrunk, tell
-from sim.conformance_records import difference, duration
-from sim.conformance_worlds import RoundCosts, World, play
+from sim.conformance.draw import Guess, draw, shrunk, tell
+from sim.conformance.records import difference, duration
+from sim.conformance.worlds import RoundCosts, World, play
 from tests.lawbreakers import Cached, Scheduled
 
 

@@ -12,8 +12,8 @@ import sim
 from policies.base import Batch, Refusal, Request
 from policies.scheduling import FCFS
 from sim.core import Core
-from sim.records import NEVER, SOURCES, Records
-from sim.ticks import to_ticks
+from sim.serving.records import NEVER, SOURCES, Records
+from sim.serving.ticks import to_ticks
 from tests.worlds import RoundCosts, World, play
 
 # A prefill takes 100 ticks a token, every decode step 1000, a load one tick a byte.

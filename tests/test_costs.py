@@ -15,11 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sim.costs import MEDIUM_PROMPT_TOKENS, CostModel, EngineCosts, LoadingCosts
+from sim.files.yamltext import parse
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
-from sim.shape import Load
-from sim.ticks import TICKS_PER_S, to_seconds
-from sim.yamltext import parse
+from sim.serving.shape import Load
+from sim.serving.ticks import TICKS_PER_S, to_seconds
 
 DOC = (Path(__file__).parents[1] / "docs" / "costs.md").read_text(encoding="utf-8")
 MEASURED = Path(__file__).parents[2] / "shared" / "data" / "measured"

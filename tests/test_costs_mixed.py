@@ -10,8 +10,8 @@ from sim.costs import CostModel, EngineCosts
 from sim.hardware import Hardware, load_hardware
 from sim.models import load_model
 from sim.parallel import ONE_GPU, Parallel
-from sim.shape import NO_LOAD
-from sim.ticks import to_seconds
+from sim.serving.shape import NO_LOAD
+from sim.serving.ticks import to_seconds
 
 A40 = load_hardware("a40")
 MODEL = load_model("llama-7b")

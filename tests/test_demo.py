@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 
-from sim.demo import PRINTED, SCENARIOS, SYSTEMS, Outcome, Size, do, jobs, lines
-from sim.replications import Task
+from sim.experiments.demo import PRINTED, SCENARIOS, SYSTEMS, Outcome, Size, do, jobs, lines
+from sim.experiments.replications import Task
 from sim.statistics import relative_reduction
 from tests.commands import Said, chameleon
 
@@ -20,7 +20,7 @@ def carries(_: object, rate_per_s: float) -> bool:
 
 @cache
 def tiny(*flags: str) -> Said:
-    with mock.patch("sim.capacity.is_within", carries):
+    with mock.patch("sim.experiments.capacity.is_within", carries):
         return chameleon("demo", "--requests", "200", "--reps", "2", "--jobs", "1", *flags)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim.results import Result
+from sim.results.result import Result
 
 FILES = ("summary.json", "requests.parquet")
 DRAWN = ["adapter_id", "adapter_rank", "prompt_tokens", "output_tokens", "predicted_output_tokens"]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from policies.base import Batch, Request
 from policies.scheduling import FCFS
 from sim.core import Core
-from sim.shape import StepCost
+from sim.serving.shape import StepCost
+from sim.serving.steps import run_ticks, steps_until
+from sim.serving.ticks import to_seconds
 from sim.simtime import ARRIVAL, BOUNDARY, LANDINGS, TIMER, Moment
-from sim.steps import run_ticks, steps_until
-from sim.ticks import to_seconds
 from tests.worlds import RoundCosts, World, play
 
 # A prefill takes 100 ticks a token, every decode step 1000, a load one tick a byte.

@@ -35,11 +35,11 @@ from policies.scheduling import FCFS, SJF
 from policies.skipping import SkipAdapters
 from sim.config import load_config
 from sim.core import Core
-from sim.experiment import execute
-from sim.memory import HostMemory
-from sim.options import EarlyStart
-from sim.records import Records, Table
-from sim.yamlfile import packaged_names
+from sim.experiments.run import execute
+from sim.files.yamlfile import packaged_names
+from sim.serving.memory import HostMemory
+from sim.serving.options import EarlyStart
+from sim.serving.records import Records, Table
 from tests.drawn_schedulers import DRAWN
 from tests.worlds import RoundCosts, World, play, replay
 

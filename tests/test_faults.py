@@ -13,8 +13,8 @@ import sim
 from policies.base import Adapter, Cache, FloatArray, IntArray, Predictor, Prefetch, Request, Scheduler
 from policies.eviction import LRU
 from sim.config import load_config
-from sim.faults import PolicyError, strangers
-from sim.yamlfile import ConfigError
+from sim.experiments.faults import PolicyError, strangers
+from sim.files.yamlfile import ConfigError
 
 TIGHT = ("adapters.memory=unified", "memory.kv_pool_tokens=6000")
 

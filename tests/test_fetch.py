@@ -11,9 +11,9 @@ from unittest import mock
 
 import pytest
 
-from sim.fetch import fetch
-from sim.fetch_http import check_url
-from sim.fetch_sets import load_sets
+from sim.fetch.fetching import fetch
+from sim.fetch.http import check_url
+from sim.fetch.sets import load_sets
 from tests.fetch_world import COMMIT, ONE, OTHER, PATHS, TWO, World, serving, sha256
 
 
@@ -192,7 +192,7 @@ def test_a_download_that_breaks_off_leaves_nothing_and_succeeds_the_next_time(wo
 
 
 def test_an_interrupt_leaves_no_half_file(world: World) -> None:
-    with mock.patch("sim.fetch_http.hashlib.sha256", side_effect=KeyboardInterrupt):
+    with mock.patch("sim.fetch.http.hashlib.sha256", side_effect=KeyboardInterrupt):
         said = world.fetch()
     assert (said.code, world.left()) == (130, [])
 
@@ -218,7 +218,7 @@ def test_a_server_that_cannot_be_reached_is_told_with_what_to_do_by_hand(world: 
 
 def test_a_server_that_keeps_silent_is_given_up(world: World) -> None:
     world.server.is_silent = True
-    with mock.patch("sim.fetch_http.TIMEOUT_S", 0.1):
+    with mock.patch("sim.fetch.http.TIMEOUT_S", 0.1):
         said = world.fetch()
     world.server.is_over.set()
     assert said.code == 2

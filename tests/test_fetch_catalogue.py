@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sim.fetch_sets import DataFile, DataSet, find_set, load_sets
-from sim.yamltext import ConfigError, write
+from sim.fetch.sets import DataFile, DataSet, find_set, load_sets
+from sim.files.yamltext import ConfigError, write
 from tests.commands import chameleon, python
 from tests.fetch_world import COMMIT, LOST, ONE, OTHER, PATHS, World, file_entry, serving, set_entry, sha256
 

@@ -26,9 +26,9 @@ from sim.fidelity.slora_fit import (
 )
 from sim.fidelity.slora_h100 import H100Case, RunRow
 from sim.fidelity.slora_profiles import profile, system_text
+from sim.files.yamlfile import load
 from sim.hardware import load_hardware
 from sim.hardware_file import profile_text, write_profile
-from sim.yamlfile import load
 
 FREE = Coefficient("a.x", 1.0, 1.0)
 

@@ -13,12 +13,12 @@ import yaml
 from sim.costs import CostModel, EngineCosts
 from sim.fidelity.layer_tables import LAYER_KERNELS, PREFIX, read_tables
 from sim.fidelity.layers import LayersFit, attention_layer_s, dense_layer_s, fit_layers
+from sim.files.yamlfile import validate
+from sim.files.yamltext import ConfigError, parse
 from sim.hardware import Attention, Hardware, load_hardware
 from sim.models import load_model
-from sim.shape import NO_LOAD
-from sim.ticks import to_seconds
-from sim.yamlfile import validate
-from sim.yamltext import ConfigError, parse
+from sim.serving.shape import NO_LOAD
+from sim.serving.ticks import to_seconds
 
 MEASURED = Path(__file__).parents[2] / "shared" / "data" / "measured"
 MODEL = load_model("llama-3.1-8b")

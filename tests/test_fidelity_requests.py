@@ -13,7 +13,7 @@ import pytest
 from sim.fidelity.cases import perform
 from sim.fidelity.measures import Measure, errors
 from sim.fidelity.requests import LOG, RTX4090, Engine, Latencies, LogCase, cases, metrics, read_log
-from sim.yamltext import ConfigError
+from sim.files.yamltext import ConfigError
 
 MEASURED = Path(__file__).parents[2] / "shared" / "data" / "measured"
 SMALL = Engine("small", "vllm-base", ("hardware=a40", "model=llama-7b"))

@@ -9,8 +9,8 @@ import pytest
 
 from sim.fidelity import slora, slora_h100
 from sim.fidelity.fitting import Trial, with_values
+from sim.files.yamltext import ConfigError
 from sim.hardware import load_hardware
-from sim.yamltext import ConfigError
 
 MEASURED = Path(__file__).parents[2] / "shared" / "data" / "measured"
 published = pytest.mark.skipif(not MEASURED.is_dir(), reason="the published tables are not here")

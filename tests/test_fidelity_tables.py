@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from sim.fidelity.tables import MAX_PROBLEMS, read_rows
-from sim.yamltext import ConfigError
+from sim.files.yamltext import ConfigError
 
 
 class Row(BaseModel):

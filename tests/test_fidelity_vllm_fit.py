@@ -20,9 +20,9 @@ from sim.fidelity.vllm_profiles import profile
 from sim.fidelity.vllm_rows import RunRow
 from sim.fidelity.vllm_server import HARDWARE, SYSTEM
 from sim.fidelity.vllm_steps_fit import ENABLED, FLOPS, HOST, KV, fit_steps, shipped, trial_of
+from sim.files.yamlfile import load
 from sim.hardware import load_hardware
 from sim.hardware_file import write_profile
-from sim.yamlfile import load
 
 MEASURED = Path(__file__).parents[2] / "shared" / "data" / "measured"
 needs_tables = pytest.mark.skipif(not MEASURED.is_dir(), reason="the published tables are not here")

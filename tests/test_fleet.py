@@ -20,11 +20,11 @@ from policies.scheduling import FCFS
 from sim.build import Deployment, deploy, jobs
 from sim.config import load_config
 from sim.core import Core
-from sim.experiment import execute, result_of
+from sim.experiments.run import execute, result_of
+from sim.files.yamlfile import ConfigError
 from sim.fleet import Fleet
-from sim.records import Records
+from sim.serving.records import Records
 from sim.trace import AdapterSpec, Trace
-from sim.yamlfile import ConfigError
 
 CROWDED = ("memory.kv_pool_tokens=6000", "adapters.memory=unified")
 SPECS = (AdapterSpec("a", 8), AdapterSpec("b", 32), AdapterSpec("c", 128), None)

@@ -12,10 +12,10 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import sim
-from sim.frames import requests_frame, requests_in_parts
-from sim.records import Records
-from sim.results import Result, Run
-from sim.ticks import TICKS_PER_S
+from sim.results.frames import requests_frame, requests_in_parts
+from sim.results.result import Result, Run
+from sim.serving.records import Records
+from sim.serving.ticks import TICKS_PER_S
 from sim.trace import Trace
 
 
@@ -41,7 +41,7 @@ def test_the_requests_table_in_parts_is_the_whole_table(rows: int) -> None:
 def test_a_run_is_saved_in_the_same_bytes_whether_its_table_was_made_before_or_is_made_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("sim.frames_requests", "sim.rundir"):
+    for module in ("sim.results.requests", "sim.results.rundir"):
         monkeypatch.setattr(f"{module}.PART_ROWS", 64)
     in_parts, whole = Result(served_by_two()), Result(served_by_two())
     assert len(whole.requests) == 150
@@ -53,7 +53,7 @@ def test_a_run_is_saved_in_the_same_bytes_whether_its_table_was_made_before_or_i
 
 
 def test_a_very_long_table_is_made_in_few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.frames_requests.PART_ROWS", 2)
+    monkeypatch.setattr("sim.results.requests.PART_ROWS", 2)
     parts = list(requests_in_parts(served_by_two()))
     assert [len(part) for part in parts] == [10] * 15
 

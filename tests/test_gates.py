@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from sim.comparison import Side
-from sim.gates import METRICS, Gate, judge, parse_gate
-from sim.rundir import RunData
+from sim.experiments.comparison import Side
+from sim.experiments.gates import METRICS, Gate, judge, parse_gate
+from sim.results.rundir import RunData
 from tests.commands import chameleon
 
 CLEAR = [100.0, 120.0, 140.0]

@@ -10,7 +10,7 @@ import pytest
 
 import sim
 from sim.config import load_config
-from sim.yamlfile import packaged_names
+from sim.files.yamlfile import packaged_names
 
 FILE = Path(__file__).with_name("golden.json")
 # More requests than the engines can serve, and little memory beside a small KV pool, so that idle adapters compete for

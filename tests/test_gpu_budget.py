@@ -17,7 +17,7 @@ from gpu_validate.live import Served, Setup
 from gpu_validate.observed import from_result
 from gpu_validate.pace import Pace
 from sim.config import Loaded
-from sim.experiment import execute
+from sim.experiments.run import execute
 from sim.hardware import Hardware
 
 BUILD_S = 50.0  # of the fake engine

@@ -15,8 +15,8 @@ import pytest
 from gpu_validate.check import Observed, Pair, from_directory, from_result, report_pair, report_policies
 from gpu_validate.errors import iteration_errors, metric_errors, pair_iterations, pair_requests
 from gpu_validate.report import draw, policies_text, text_of, write_report
-from sim.experiment import run
-from sim.results import Result
+from sim.experiments.run import run
+from sim.results.result import Result
 
 SLOWER = "costs.prefill_host_s=13.1e-3"  # ten milliseconds more for every prefill: the "real" machine
 

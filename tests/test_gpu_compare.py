@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from gpu_validate.compare import run_compare
-from sim.experiment import run
+from sim.experiments.run import run
 from tests.commands import chameleon
 
 REAL_LOG = Path(__file__).parents[2] / "shared/data/measured/vllm_rtx4090_llama31_8b_requests.jsonl"

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 from gpu_validate.engine.dims import executed_rank, tiny  # noqa: E402
 from gpu_validate.engine.worker import Worker  # noqa: E402
 from gpu_validate.lora.backends import available  # noqa: E402
-from sim.job import Job  # noqa: E402
 from sim.models import load_model  # noqa: E402
+from sim.serving.job import Job  # noqa: E402
 from tests.engine_world import (  # noqa: E402
     CPU,
     MODEL,

@@ -17,8 +17,8 @@ from gpu_validate.engine.swap import HostKV  # noqa: E402
 from gpu_validate.engine.told import Told  # noqa: E402
 from gpu_validate.lora.layout import Layout  # noqa: E402
 from policies.base import Request  # noqa: E402
-from sim.job import AdapterSlot, Job  # noqa: E402
-from sim.memory import MemoryLimits  # noqa: E402
+from sim.serving.job import AdapterSlot, Job  # noqa: E402
+from sim.serving.memory import MemoryLimits  # noqa: E402
 from tests.engine_world import CPU, MODEL, RANKS, arena_for, slots_of, store_of  # noqa: E402
 
 UNIT = ALIGNMENT_BYTES // 4

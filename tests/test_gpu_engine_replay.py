@@ -32,12 +32,12 @@ from policies.base import Adapter, Request  # noqa: E402
 from sim.build import Deployment, deploy, jobs  # noqa: E402
 from sim.config import load_config  # noqa: E402
 from sim.engine import Replica, simulate  # noqa: E402
-from sim.job import AdapterSlot, Job  # noqa: E402
-from sim.link import AdapterTransfer, KvTransfer, Link  # noqa: E402
-from sim.records import NEVER, Records  # noqa: E402
-from sim.steps import Prefill  # noqa: E402
-from sim.ticks import TICKS_PER_S, to_ticks  # noqa: E402
-from sim.yamlfile import packaged_names  # noqa: E402
+from sim.files.yamlfile import packaged_names  # noqa: E402
+from sim.serving.job import AdapterSlot, Job  # noqa: E402
+from sim.serving.link import AdapterTransfer, KvTransfer, Link  # noqa: E402
+from sim.serving.records import NEVER, Records  # noqa: E402
+from sim.serving.steps import Prefill  # noqa: E402
+from sim.serving.ticks import TICKS_PER_S, to_ticks  # noqa: E402
 from tests.engine_world import job_of, slots_of, worker_of  # noqa: E402
 from tests.test_parity import log  # noqa: E402
 

@@ -28,10 +28,10 @@ from gpu_validate.lora.layout import Layout  # noqa: E402
 from gpu_validate.replay import Replay  # noqa: E402
 from policies.base import Batch, Request, Scheduler  # noqa: E402
 from sim.core import Core  # noqa: E402
-from sim.memory import HostMemory  # noqa: E402
 from sim.models import ALL_MODULES, Model  # noqa: E402
-from sim.options import EarlyStart  # noqa: E402
-from sim.records import Records  # noqa: E402
+from sim.serving.memory import HostMemory  # noqa: E402
+from sim.serving.options import EarlyStart  # noqa: E402
+from sim.serving.records import Records  # noqa: E402
 from tests.engine_world import CPU, STRONG, dense_logits  # noqa: E402
 from tests.test_fast_path import SCHEDULERS, crowded_worlds, told, worlds  # noqa: E402
 from tests.worlds import World, core_of, jobs_of, play  # noqa: E402

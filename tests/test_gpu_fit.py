@@ -20,7 +20,7 @@ from gpu_validate.sweep_rows import Row
 from sim.costs import CostModel, EngineCosts
 from sim.hardware import Attention, Hardware, load_hardware
 from sim.models import load_model
-from sim.ticks import to_seconds
+from sim.serving.ticks import to_seconds
 from tests.gpu_sweeps import HARDWARE, TRUTH, report_of, row, seconds, sweep, write
 
 LINEAR_LAYERS = Path(__file__).parents[2] / "shared/data/measured/linear_layers_llama2_7b_ms.csv"

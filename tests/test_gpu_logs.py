@@ -12,7 +12,7 @@ import pytest
 
 from gpu_validate.log_formats import FORMATS, SIGNS, TABLES
 from gpu_validate.logs import LogError, read_log
-from sim.experiment import run
+from sim.experiments.run import run
 from sim.trace import AdapterSpec
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gpu_validate.fit import run_fit
 from gpu_validate.profile import base_profile
-from sim.experiment import run
+from sim.experiments.run import run
 from sim.hardware import load_hardware
 from tests.gpu_sweeps import HARDWARE, report_of, sweep, write
 

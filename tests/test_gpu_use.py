@@ -17,7 +17,7 @@ from gpu_validate.profile import merge, with_attention, write_profile
 from gpu_validate.solvers import Fit
 from sim.build import deploy, play
 from sim.config import Loaded, load_config
-from sim.experiment import result_of
+from sim.experiments.run import result_of
 from sim.hardware import Attention, Hardware, MeasuredOn, load_hardware
 from tests.commands import chameleon
 

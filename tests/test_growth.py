@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sim.core import Core
-from sim.records import Records
+from sim.serving.records import Records
 from tests.worlds import RoundCosts, World, play
 
 COSTS = RoundCosts(prefill_base=100, prefill_token=0, decode_base=1000, decode_request=0, decode_context=0)

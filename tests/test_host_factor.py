@@ -8,7 +8,7 @@ from sim.costs import CostModel, EngineCosts
 from sim.fidelity.fitting import with_values
 from sim.hardware import Hardware, load_hardware
 from sim.models import load_model
-from sim.ticks import to_seconds
+from sim.serving.ticks import to_seconds
 
 ENGINE = EngineCosts(host_s=2e-3, host_per_running_s=1e-4, prefill_host_s=3e-3, prompt_s=5e-4, api_s=4e-3)
 

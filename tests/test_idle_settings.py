@@ -6,8 +6,8 @@ import pytest
 
 import sim
 from sim.config import load_config
+from sim.files.yamlfile import packaged_names
 from sim.idle_settings import idle_settings
-from sim.yamlfile import packaged_names
 from tests.commands import chameleon
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from sim.build import deploy, play
 from sim.config import load_config
-from sim.conformance_worlds import RoundCosts
-from sim.isolated import isolated_ticks
-from sim.metrics import Offered
-from sim.options import EngineOptions
+from sim.conformance.worlds import RoundCosts
+from sim.results.isolated import isolated_ticks
+from sim.results.metrics import Offered
+from sim.serving.options import EngineOptions
 from sim.trace import AdapterSpec, Trace
 
 CHUNKS = ("prefill=chunked", "limits.step_tokens=64")

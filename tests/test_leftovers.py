@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from policies.base import Request
 from policies.eviction import LRU
-from sim.job import Job
-from sim.kv import KvPages
-from sim.leftovers import Leftovers
-from sim.memory import GpuMemory, MemoryLimits
+from sim.serving.job import Job
+from sim.serving.kv import KvPages
+from sim.serving.leftovers import Leftovers
+from sim.serving.memory import GpuMemory, MemoryLimits
 from tests.reference_blocks import Blocks
 
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pytest
 from pydantic import ValidationError
 
-from sim.lengths import FixedLengths, LognormalLengths, MixtureLengths, UniformLengths
-from sim.shorten import fitted
 from sim.trace import Trace
+from sim.workload.lengths import FixedLengths, LognormalLengths, MixtureLengths, UniformLengths
+from sim.workload.shorten import fitted
 
 DRAWS = 50_000
 Q = (0, 1, 5, 10, 25, 40, 50, 60, 75, 90, 95, 99, 100)

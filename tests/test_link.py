@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from policies.base import Adapter, Prefetch, Request
 from policies.prefetch import Queued
-from sim.channels import FairChannel
-from sim.job import AdapterSlot
-from sim.link import AdapterTransfer, AnyTransfer, LinkQueue
+from sim.serving.channels import FairChannel
+from sim.serving.job import AdapterSlot
+from sim.serving.link import AdapterTransfer, AnyTransfer, LinkQueue
 from sim.simtime import SimLink
 from tests.worlds import World, play, replay
 

@@ -8,8 +8,8 @@ import pytest
 
 from policies.base import Adapter, Cache
 from policies.eviction import LFU, LRU
-from sim.job import AdapterSlot
-from sim.memory import GpuMemory, MemoryLimits
+from sim.serving.job import AdapterSlot
+from sim.serving.memory import GpuMemory, MemoryLimits
 
 
 class ById(Cache):

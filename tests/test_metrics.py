@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.instants import busy_ticks_at, kv_tokens_at, tokens_at
-from sim.metrics import (
+from sim.results.instants import busy_ticks_at, kv_tokens_at, tokens_at
+from sim.results.metrics import (
     GRID_PER_S,
     Offered,
     grid,
@@ -23,7 +23,7 @@ from sim.metrics import (
     token_gaps,
     ttft_parts_s,
 )
-from sim.records import NEVER, REQUEST_COLUMNS, Records
+from sim.serving.records import NEVER, REQUEST_COLUMNS, Records
 from sim.trace import AdapterSpec, Trace
 
 law = settings(deadline=None, max_examples=60)
@@ -227,9 +227,9 @@ def test_one_output_token_has_no_time_per_output_token() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("sim.metrics", ("pandas", "scipy", "pyarrow")),
+        ("sim.results.metrics", ("pandas", "scipy", "pyarrow")),
         ("sim.statistics", ("pandas", "scipy")),
-        ("sim.results", ("pandas", "pyarrow", "scipy")),
+        ("sim.results.result", ("pandas", "pyarrow", "scipy")),
     ],
 )
 def test_importing_results_does_not_import_heavy_packages(module: str, heavy: tuple[str, ...]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sim.records import Records
-from sim.steps import Chunk, Mixed
+from sim.serving.records import Records
+from sim.serving.steps import Chunk, Mixed
 from tests.worlds import RoundCosts, World, core_of, jobs_of, play
 
 # A step takes 1000 ticks and 10 for each prompt token beside it; a prefill of its own 100 and 10 for each token.

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import sim
+from sim.files.yamlfile import ConfigError
 from sim.models import ALL_MODULES, DEFAULT_MODULES, Model, load_model, model_names
-from sim.yamlfile import ConfigError
 
 MIB = 1 << 20
 RANKS = (8, 16, 32, 64, 128)

@@ -9,7 +9,7 @@ import pytest
 
 import sim
 from policies.eviction import GDSF, LFU
-from sim.yamlfile import ConfigError
+from sim.files.yamlfile import ConfigError
 
 MINE = """class Mine:
     def __init__(self, *, sign: float = 1.0): self.sign, self.uses = sign, {}

@@ -14,7 +14,7 @@ from policies.lorax import LoRAX
 from policies.ranking import LearningToRank
 from policies.scheduling import HeadOfLine
 from policies.skipping import SGLang
-from sim.records import Records
+from sim.serving.records import Records
 from tests.worlds import RoundCosts, World, play
 
 MS = 10**9  # ticks

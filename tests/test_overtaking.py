@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.overtaking import overtaken
-from sim.records import NEVER
+from sim.results.overtaking import overtaken
+from sim.serving.records import NEVER
 
 INSTANTS = st.one_of(st.integers(0, 12), st.just(int(NEVER)))
 

@@ -6,11 +6,11 @@ import pytest
 
 import sim
 from sim.costs import CostModel, EngineCosts, LoadingCosts
+from sim.files.yamlfile import ConfigError
 from sim.hardware import load_hardware
 from sim.models import load_model
 from sim.parallel import Parallel
-from sim.ticks import to_seconds
-from sim.yamlfile import ConfigError
+from sim.serving.ticks import to_seconds
 
 A40 = load_hardware("a40")
 MIB = 1 << 20

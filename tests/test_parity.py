@@ -17,10 +17,10 @@ from sim.build import deploy, jobs
 from sim.config import load_config
 from sim.core import Core
 from sim.engine import Replica, simulate
-from sim.records import Records
-from sim.steps import Step
-from sim.ticks import to_ticks
-from sim.yamlfile import packaged_names
+from sim.files.yamlfile import packaged_names
+from sim.serving.records import Records
+from sim.serving.steps import Step
+from sim.serving.ticks import to_ticks
 from tests.worlds import RoundCosts, World, core_of, jobs_of, play, replay
 
 TABLES = (

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.base import Request
-from sim.job import Job
-from sim.peak import PeakTest
+from sim.serving.job import Job
+from sim.serving.peak import PeakTest
 
 
 class Size(NamedTuple):

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
 
+from sim.experiments.sweep import Row
 from sim.plots import COLOURS, p99_over_time, save, ttft_heat_map, ttft_parts, ttft_vs_load
 from sim.statistics import Interval
-from sim.sweep import Row
 
 CHAMELEON, SLORA = COLOURS[1], COLOURS[0]
 

@@ -15,11 +15,11 @@ import pytest
 
 from policies import base
 from policies.base import Adapter, Cache, Facts, Prefetch, Refusal, Request
-from sim import yamlfile
+from sim.files import yamlfile
+from sim.files.yamlfile import ConfigError, Mark
 from sim.names import SEAMS
-from sim.plugins import PolicyInfo, describe, factory, list_policies, resolve, seams_of
-from sim.policydocs import parameter_docs, undocumented
-from sim.yamlfile import ConfigError, Mark
+from sim.plugins.docstrings import parameter_docs, undocumented
+from sim.plugins.named import PolicyInfo, describe, factory, list_policies, resolve, seams_of
 
 GUIDE = Path(__file__).parent.parent / "docs" / "policies.md"
 

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sim.locality import Locality, assign, sessions
-from sim.popularity import (
+from sim.readers.describe import skew
+from sim.workload.locality import Locality, assign, sessions
+from sim.workload.making import streams
+from sim.workload.popularity import (
     GeometricPopularity,
     Popularity,
     RankZipfPopularity,
@@ -22,8 +24,6 @@ from sim.popularity import (
     ZipfPopularity,
     draw,
 )
-from sim.readers_describe import skew
-from sim.workload import streams
 
 IntArray = npt.NDArray[np.int64]
 RANKS = np.tile([8, 16, 32, 64, 128], 20)

@@ -12,7 +12,7 @@ from policies.base import Batch, Refusal, Request, Scheduler
 from policies.ranking import LearningToRank
 from policies.scheduling import FCFS
 from sim.core import Core
-from sim.records import Records
+from sim.serving.records import Records
 from tests.worlds import RoundCosts, World, play, replay
 
 COSTS = RoundCosts(prefill_base=100, prefill_token=0, decode_base=1000, decode_request=0, decode_context=0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.base import Adapter, Request
 from policies.prefetch_histogram import Gaps, Histogram
-from sim.records import SOURCES
+from sim.serving.records import SOURCES
 from tests.worlds import RoundCosts, World, play
 
 A = Adapter("a", 8, 10)

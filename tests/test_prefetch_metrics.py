@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import sim
 from policies.prefetch import Queued
 from policies.prefetch_rates import Rate
-from sim.prefetch_metrics import DEMAND, PREFETCH, added_delay_ticks, prefetch_summary, wasted_bytes
-from sim.records import Records
-from sim.ticks import TICKS_PER_S
+from sim.results.prefetching import DEMAND, PREFETCH, added_delay_ticks, prefetch_summary, wasted_bytes
+from sim.serving.records import Records
+from sim.serving.ticks import TICKS_PER_S
 from tests.worlds import RoundCosts, World, play
 
 S = TICKS_PER_S

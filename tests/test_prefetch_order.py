@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.base import Adapter, Prefetch, Request
 from policies.prefetch_order import Markov, Oracle, Successors
-from sim.records import SOURCES
+from sim.serving.records import SOURCES
 from tests.test_prefetch import FACTS
 from tests.worlds import RoundCosts, World, play
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from policies.eviction import LRU
-from sim.identity import files_sha256
-from sim.plugins import class_of
-from sim.provenance import is_ours, is_users, own_files, source_file, users_files
+from sim.plugins.named import class_of
+from sim.plugins.provenance import is_ours, is_users, own_files, source_file, users_files
+from sim.results.identity import files_sha256
 
 MINE = "from policies.eviction import LRU\nfrom {helper} import decay\nimport json\nclass Mine(LRU):\n    'As LRU.'\n"
 
@@ -56,7 +56,7 @@ def test_built_in_policies_have_no_files_of_the_users() -> None:
 def test_files_are_told_apart_by_where_they_lie(tmp_path: Path) -> None:
     python, installed = Path(str(pytest.__file__)), Path(str(sys.modules["json"].__file__))
     assert [is_users(path) for path in (tmp_path / "a.py", python, installed)] == [True, False, False]
-    assert is_ours(Path(str(sys.modules["sim.identity"].__file__)))
+    assert is_ours(Path(str(sys.modules["sim.results.identity"].__file__)))
 
 
 def test_a_number_taken_from_a_helper_and_a_helper_that_only_a_hook_imports_count_too(

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import readers_rows
-from sim.readers import TraceError, describe, read_trace, write_canonical
-from sim.readers_describe import index_of_dispersion, skew
+from sim.readers import rows as readers_rows
+from sim.readers.describe import index_of_dispersion, skew
+from sim.readers.reading import TraceError, describe, read_trace, write_canonical
 from sim.trace import AdapterSpec, Trace
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -423,5 +423,7 @@ def test_mooncake_conversations_lie_on_a_grid_of_three_seconds() -> None:
 
 
 def test_reading_and_making_workloads_does_not_import_pandas() -> None:
-    code = "import sys, sim.workload; assert not {'pandas', 'torch', 'matplotlib'} & set(sys.modules), 'imported'"
+    code = (
+        "import sys, sim.workload.making; assert not {'pandas', 'torch', 'matplotlib'} & set(sys.modules), 'imported'"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.readers import TraceError, describe, files_of, read_trace
-from sim.readers_describe import gap_cv
-from sim.servegen_files import Client, Law, read_clients
-from sim.workload import WorkloadConfig, make_trace
+from sim.readers.describe import gap_cv
+from sim.readers.reading import TraceError, describe, files_of, read_trace
+from sim.readers.servegen_files import Client, Law, read_clients
+from sim.workload.making import WorkloadConfig, make_trace
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public traces are not on this machine")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.readers import FORMATS, TraceError, describe, read_trace
+from sim.readers.reading import FORMATS, TraceError, describe, read_trace
 from sim.trace import AdapterSpec, Trace
-from sim.workload import WorkloadConfig, make_trace
-from sim.workload_config import TraceFormat
+from sim.workload.config import TraceFormat
+from sim.workload.making import WorkloadConfig, make_trace
 
 
 def put(folder: Path, text: str, name: str = "t.csv") -> Path:

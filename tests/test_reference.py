@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sim.records import NEVER, SOURCES
+from sim.serving.records import NEVER, SOURCES
 from tests.reference import Reference, Rules, hits, serve
 from tests.worlds import RoundCosts, World, play
 

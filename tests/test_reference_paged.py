@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from policies.scheduling import FCFS
 from policies.skipping import SkipAdapters
-from sim.records import NEVER
-from sim.shape import Load
+from sim.serving.records import NEVER
+from sim.serving.shape import Load
 from tests.reference_paged import Reference, Row, Rules
 from tests.test_reference import RankedCosts
 from tests.worlds import World, play

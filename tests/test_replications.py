@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sim import replications
 from sim.config import Loaded, load_config
-from sim.experiment import execute
-from sim.replications import (
+from sim.experiments import replications
+from sim.experiments.replications import (
     Task,
     Wanted,
     aggregate,
@@ -23,7 +22,8 @@ from sim.replications import (
     replication_tasks,
     varied_parts,
 )
-from sim.results import Result
+from sim.experiments.run import execute
+from sim.results.result import Result
 from sim.statistics import mean_interval
 from tests.commands import chameleon, python
 
@@ -103,7 +103,7 @@ def test_more_replications_keep_those_that_are_there(tmp_path: Path) -> None:
     assert "2 of 3 runs are read" in said.err
 
 
-@pytest.mark.parametrize("where", ["sim.replications.execute", "sim.rundir._write_parquet"])
+@pytest.mark.parametrize("where", ["sim.experiments.replications.execute", "sim.results.rundir._write_parquet"])
 def test_an_interrupt_keeps_finished_runs_and_leaves_nothing_half_written(where: str, tmp_path: Path) -> None:
     module, _, name = where.rpartition(".")
     code = (

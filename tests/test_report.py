@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 import sim
 from sim.cli import report as cli
 from sim.cli.mistakes import Commands
-from sim.comparison import Side, read_sides
+from sim.experiments.comparison import Side, read_sides
 from sim.plots import COLOURS
-from sim.report import report, write_report
-from sim.report_data import Arm, arms_of
-from sim.report_plots import POINTS, Scales, by_rank, exceedance, over_time, tails, thinned
-from sim.report_tables import differences, headline, sentence
-from sim.report_warnings import warnings_of
-from sim.rundir import read_run
+from sim.report.data import Arm, arms_of
+from sim.report.page import report, write_report
+from sim.report.plots import POINTS, Scales, by_rank, exceedance, over_time, tails, thinned
+from sim.report.tables import differences, headline, sentence
+from sim.report.warnings import warnings_of
+from sim.results.rundir import read_run
 
 POOL = "memory.kv_pool_tokens=6000"
 REQUESTS = 250

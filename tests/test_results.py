@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 import sim
-from sim.frames import adapters_frame, p99_over_time, requests_frame, timeseries_frame
-from sim.records import NEVER, REQUEST_COLUMNS, SOURCES, Records
-from sim.results import Result, Run, vllm_style_report
-from sim.stability import stability
-from sim.summary import Summary, summarise
+from sim.results.frames import adapters_frame, p99_over_time, requests_frame, timeseries_frame
+from sim.results.result import Result, Run, vllm_style_report
+from sim.results.stability import stability
+from sim.results.summary import Summary, summarise
+from sim.serving.records import NEVER, REQUEST_COLUMNS, SOURCES, Records
 from sim.trace import AdapterSpec, Trace
 
 S = 10**12

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sim
-from sim.rundir import OPTIONAL, WRITTEN
+from sim.results.rundir import OPTIONAL, WRITTEN
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
 TYPES = {"large_string": "text", "string": "text", "double": "float64"}

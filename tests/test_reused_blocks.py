@@ -14,8 +14,8 @@ from policies.base import Batch, Request, Scheduler
 from policies.eviction import DropAfterUse
 from sim.config import load_config
 from sim.idle_settings import idle_settings
-from sim.options import EngineOptions
-from sim.shape import Load
+from sim.serving.options import EngineOptions
+from sim.serving.shape import Load
 from sim.trace import Trace
 from tests.worlds import RoundCosts, World, play
 

@@ -12,7 +12,7 @@ from policies.builtin import BUILTIN
 from policies.placement import LoRAServe
 from policies.routing import Affinity, LeastLoaded, Punica, Random, RoundRobin
 from policies.routing_costs import DLoRA, Toppings
-from sim.plugins import resolve
+from sim.plugins.named import resolve
 
 A, B = Adapter("a", 8, 100), Adapter("b", 8, 100)
 BIG = Adapter("big", 64, 800)

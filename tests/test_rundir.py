@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
-from sim import rundir
-from sim.rundir import environment, read_run, write_run
+from sim.results import rundir
+from sim.results.rundir import environment, read_run, write_run
 
 SUMMARY = {"system": "fifo", "workload": "tiny", "hit_rate": None}
 

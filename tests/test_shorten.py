@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sim.models import load_model
-from sim.shorten import taken_as_given, windowed
 from sim.trace import Trace
-from sim.workload import WorkloadConfig, make_trace, notes_to_tell
+from sim.workload.making import WorkloadConfig, make_trace, notes_to_tell
+from sim.workload.shorten import taken_as_given, windowed
 
 LLAMA = load_model("llama-7b")  # a window of 2048 tokens
 WINDOW = "the context window of llama-7b, 2048 tokens"

@@ -11,7 +11,7 @@ from policies.base import Adapter, Request
 from policies.eviction import DropAfterUse
 from policies.prefetch import SLoRAPrefetch
 from sim.config import load_config
-from sim.ticks import to_ticks
+from sim.serving.ticks import to_ticks
 from tests.worlds import RoundCosts, World, play
 
 # A prefill takes 100 ticks a token, every decode step 1000, a load one tick a byte.

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import sim.replications
-import sim.sweep
-from sim.axes import Axis, parse_axes, parse_axis, parse_rates, parse_shard, settings
+import sim.experiments.replications
+import sim.experiments.sweep
 from sim.cli.app import app
 from sim.config import load_config
-from sim.experiment import execute
-from sim.replications import Failure
-from sim.summary import Summary
-from sim.sweep import Cell, Outcome, _offered_rate, attempt_cells, cells, rows
-from sim.sweep_table import records, write_table
+from sim.experiments.axes import Axis, parse_axes, parse_axis, parse_rates, parse_shard, settings
+from sim.experiments.replications import Failure
+from sim.experiments.run import execute
+from sim.experiments.sweep import Cell, Outcome, _offered_rate, attempt_cells, cells, rows
+from sim.experiments.sweep_table import records, write_table
+from sim.results.summary import Summary
 
 SMALL = {"workload": {"preset": "paper", "requests": 40}}
 FLAGS = ["--rates", "4,8", "--reps", "2", "-n", "40", "-j", "1"]
@@ -178,7 +178,7 @@ def test_a_second_start_simulates_only_what_is_missing(tmp_path: Path, monkeypat
         simulated.append(loaded.config.workload.rate_per_s)
         return execute(loaded)
 
-    monkeypatch.setattr(sim.replications, "execute", counted)
+    monkeypatch.setattr(sim.experiments.replications, "execute", counted)
     second = json.loads(sweep("--rates", "4,6", "--json", "--out", str(tmp_path)).stdout)
     assert simulated == [6.0] * 4
     assert second["rows"][:2] == first["rows"]
@@ -191,7 +191,7 @@ def test_an_interrupted_sweep_shows_what_is_finished_and_keeps_its_runs(
         yield from attempt_cells(plan[:2], jobs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sim.sweep, "attempt_cells", interrupted)
+    monkeypatch.setattr(sim.experiments.sweep, "attempt_cells", interrupted)
     result = sweep("--out", str(tmp_path))
     assert result.exit_code == 130
     assert "2 of 8 runs are finished" in result.stderr
@@ -201,7 +201,7 @@ def test_an_interrupted_sweep_shows_what_is_finished_and_keeps_its_runs(
 
 
 def test_a_picture_of_an_unknown_kind_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim.sweep, "attempt_cells", None)
+    monkeypatch.setattr(sim.experiments.sweep, "attempt_cells", None)
     result = sweep("--figure", "curve.bmp")
     assert result.exit_code == 2
     assert ".svg, .png, .pdf" in result.stderr
@@ -225,7 +225,8 @@ def test_a_trace_file_is_played_at_every_rate() -> None:
 def test_importing_the_command_loads_neither_pandas_nor_matplotlib() -> None:
     import subprocess  # noqa: PLC0415
 
-    code = "import sys, sim.sweep, sim.cli.sweep, sim.plots; print({'pandas', 'matplotlib'} & set(sys.modules))"
+    names = "sim.experiments.sweep, sim.cli.sweep, sim.plots"
+    code = f"import sys, {names}; print({{'pandas', 'matplotlib'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
@@ -371,7 +372,7 @@ def test_a_second_start_makes_only_what_failed(tmp_path: Path, monkeypatch: pyte
         again.append(loaded.config.adapters.slots)
         return execute(loaded)
 
-    monkeypatch.setattr(sim.replications, "execute", counted)
+    monkeypatch.setattr(sim.experiments.replications, "execute", counted)
     sweep(*FAILING, "--out", str(tmp_path))
     assert again == [900, 900]
 
@@ -382,7 +383,7 @@ def test_an_error_that_nobody_foresaw_is_one_cells_own(monkeypatch: pytest.Monke
             raise AssertionError("the books do not balance")
         return execute(loaded)
 
-    monkeypatch.setattr(sim.replications, "execute", breaks)
+    monkeypatch.setattr(sim.experiments.replications, "execute", breaks)
     result = sweep("-s", "slora", "--rates", "4")
     assert result.exit_code == 1
     assert "error: slora, 4 requests/s, seed 1: AssertionError: the books do not balance" in result.stderr
@@ -404,7 +405,7 @@ def test_what_cannot_run_is_refused_before_anything_does(
     flags: list[str], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sim.sweep, "attempt_cells", None)
+    monkeypatch.setattr(sim.experiments.sweep, "attempt_cells", None)
     result = sweep(*flags)
     assert result.exit_code == 2
     assert told in result.stderr
@@ -413,7 +414,7 @@ def test_what_cannot_run_is_refused_before_anything_does(
 
 def test_a_dry_run_lists_what_is_left_to_do_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(*VARIED, "--reps", "1", "--out", str(tmp_path))
-    monkeypatch.setattr(sim.replications, "execute", lambda _: pytest.fail("simulated"))
+    monkeypatch.setattr(sim.experiments.replications, "execute", lambda _: pytest.fail("simulated"))
     result = sweep(*VARIED, "--dry-run", "--out", str(tmp_path))
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -438,7 +439,7 @@ def test_shards_make_all_runs_between_them_and_the_table_is_made_last(
         assert sweep("--shard", shard, "--out", str(tmp_path)).exit_code == 0
         assert not (tmp_path / "sweep.csv").exists()
     assert len(list(tmp_path.rglob("DONE"))) == 8
-    monkeypatch.setattr(sim.replications, "execute", lambda _: pytest.fail("simulated again"))
+    monkeypatch.setattr(sim.experiments.replications, "execute", lambda _: pytest.fail("simulated again"))
     assert sweep("--out", str(tmp_path)).exit_code == 0
     assert (tmp_path / "sweep.csv").exists()
 

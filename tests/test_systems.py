@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import sim
-from sim.records import Records
-from sim.results import Result
+from sim.results.result import Result
+from sim.serving.records import Records
 from sim.trace import AdapterSpec, Trace
 
 A, B, C = 0, 1, 2

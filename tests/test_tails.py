@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.summary import PARTS
-from sim.tails import during, episodes, portrait, slowest, ttft_parts
+from sim.results.summary import PARTS
+from sim.results.tails import during, episodes, portrait, slowest, ttft_parts
 
 
 def table(ttft_s: list[float], **columns: Any) -> pd.DataFrame:

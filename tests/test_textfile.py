@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.textfile import write_text
+from sim.files.textfile import write_text
 
 
 def test_a_file_is_replaced_whole_and_leaves_no_draft(tmp_path: Path) -> None:

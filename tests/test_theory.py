@@ -8,8 +8,8 @@ import pytest
 
 from policies.base import Request
 from policies.scheduling import FCFS
-from sim.records import Records
-from sim.ticks import to_seconds
+from sim.serving.records import Records
+from sim.serving.ticks import to_seconds
 from tests.worlds import RoundCosts, World, play
 
 Ints = npt.NDArray[np.int64]

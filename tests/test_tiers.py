@@ -9,11 +9,11 @@ import pytest
 
 from policies.base import Adapter, Batch, Request, Scheduler
 from policies.skipping import SGLang
-from sim.job import AdapterSlot
-from sim.memory import HostMemory
-from sim.options import EarlyStart
-from sim.records import SOURCES, Records
-from sim.tiers import HostTier
+from sim.serving.job import AdapterSlot
+from sim.serving.memory import HostMemory
+from sim.serving.options import EarlyStart
+from sim.serving.records import SOURCES, Records
+from sim.serving.tiers import HostTier
 from tests.worlds import RoundCosts, World, play, replay
 
 COSTS = RoundCosts(prefill_base=1000, prefill_token=0, decode_base=1000, decode_request=0, decode_context=0)

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 import sim
-from sim import timeline
-from sim.records import NEVER, REQUEST_COLUMNS, Records
-from sim.results import Result, Run
-from sim.rundir import read_run
-from sim.timeline import add_timeline, timeline_events, write_timeline
-from sim.timeline_tracks import Slice, Tracks, counters, event, slices_of_channels, slices_of_engine, waited_for
+from sim.experiments import again
+from sim.experiments.again import add_timeline
+from sim.results import timeline
+from sim.results.result import Result, Run
+from sim.results.rundir import read_run
+from sim.results.timeline import timeline_events, write_timeline
+from sim.results.timeline_tracks import Slice, Tracks, counters, event, slices_of_channels, slices_of_engine, waited_for
+from sim.serving.records import NEVER, REQUEST_COLUMNS, Records
 from sim.trace import AdapterSpec, Trace
 
 US = 10**6  # ticks
@@ -311,6 +313,6 @@ def test_a_run_of_another_version_of_the_simulator_is_said_to_be_one(
     result = served(requests=20)
     other = sim.run("slora", trace=result.run.trace.kept(result.run.trace.adapter >= 0), changes="seed=3")
     other.save(tmp_path / "one")
-    monkeypatch.setattr(timeline, "source_sha256", lambda: "edited")
+    monkeypatch.setattr(again, "source_sha256", lambda: "edited")
     with pytest.raises(ValueError, match="it was made by another version of the simulator"):
         add_timeline(tmp_path / "one")

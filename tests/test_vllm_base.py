@@ -10,7 +10,7 @@ from sim.config import load_config
 from sim.costs import CostModel
 from sim.hardware import load_hardware
 from sim.models import load_model
-from sim.results import Result
+from sim.results.result import Result
 from sim.trace import Trace
 
 CARD = ("hardware=rtx-4090", "model=llama-3.1-8b", "memory.reserve_bytes=2000000000")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.records import NEVER, REQUEST_COLUMNS, Records
-from sim.results import Result, Run
-from sim.summary import summarise
+from sim.results.result import Result, Run
+from sim.results.summary import summarise
+from sim.results.vllm_bench import BenchMeta, goodput, vllm_bench
+from sim.serving.records import NEVER, REQUEST_COLUMNS, Records
 from sim.trace import AdapterSpec, Trace
-from sim.vllm_bench import BenchMeta, goodput, vllm_bench
 
 S = 10**12
 META = BenchMeta(date="20250131-120000")

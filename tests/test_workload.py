@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from sim.arrivals import GammaArrivals, PoissonArrivals
-from sim.locality import Locality
-from sim.popularity import RankZipfPopularity, ZipfPopularity
-from sim.readers import describe, read_trace, write_canonical
+from sim.readers.reading import describe, read_trace, write_canonical
 from sim.trace import AdapterSpec, Trace
-from sim.workload import PRESETS, STREAMS, WorkloadConfig, make_trace, slora_synthetic, streams
+from sim.workload.arrivals import GammaArrivals, PoissonArrivals
+from sim.workload.locality import Locality
+from sim.workload.making import PRESETS, STREAMS, WorkloadConfig, make_trace, slora_synthetic, streams
+from sim.workload.popularity import RankZipfPopularity, ZipfPopularity
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CONV = DATA / "azure-llm-2023" / "AzureLLMInferenceTrace_conv.csv"

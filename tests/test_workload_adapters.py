@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 import sim
-from sim.readers import read_trace, write_canonical
+from sim.readers.reading import read_trace, write_canonical
 from sim.trace import AdapterSpec, Trace
-from sim.workload import PRESETS, WorkloadConfig, make_trace
+from sim.workload.making import PRESETS, WorkloadConfig, make_trace
 
 
 def config(**options: object) -> WorkloadConfig:

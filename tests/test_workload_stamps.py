@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from sim.readers_describe import describe, gap_cv
-from sim.workload import WorkloadConfig, make_trace
+from sim.readers.describe import describe, gap_cv
+from sim.workload.making import WorkloadConfig, make_trace
 
 BURSTS = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
     f"{100 * burst + 0.1 * row:.1f},10,10\n" for burst in range(5) for row in range(20)

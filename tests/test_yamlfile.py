@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sim import yamlfile
+from sim.files import yamlfile
+from sim.files.yamlfile import ConfigError, Document, Mark, Problem
+from sim.files.yamltext import parse, write
 from sim.names import closest, did_you_mean
-from sim.yamlfile import ConfigError, Document, Mark, Problem
-from sim.yamltext import parse, write
 
 
 class Strict(BaseModel):
@@ -449,7 +449,7 @@ def test_merging_keeps_the_marks_of_both_sides() -> None:
 
 
 def test_the_readers_of_configuration_import_nothing_heavy() -> None:
-    program = "import sys, sim.plugins, sim.progress; print(sorted(sys.modules.keys() & {*sys.argv[1:]}))"
+    program = "import sys, sim.plugins.named, sim.progress; print(sorted(sys.modules.keys() & {*sys.argv[1:]}))"
     heavy = ["pandas", "scipy", "matplotlib", "torch", "rich", "simpy"]
     done = subprocess.run([sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -1,13 +1,13 @@
-"""Tiny worlds built by hand: those of `sim.conformance_worlds`, and the same through the real-time driver."""
+"""Tiny worlds built by hand: those of `sim.conformance.worlds`, and the same through the real-time driver."""
 
 from __future__ import annotations
 
 from gpu_validate.modelled import ModelledDevice
 from gpu_validate.replay import Replay
-from sim.conformance_worlds import RoundCosts, World, core_of, jobs_of, play
+from sim.conformance.worlds import RoundCosts, World, core_of, jobs_of, play
 from sim.core import Core
-from sim.records import Records
-from sim.ticks import to_ticks
+from sim.serving.records import Records
+from sim.serving.ticks import to_ticks
 
 
 def replay(world: World) -> tuple[Core, Records]:

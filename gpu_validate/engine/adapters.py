@@ -12,7 +12,7 @@ from gpu_validate.engine.peft import PeftAdapter
 from gpu_validate.lora.backends import Backend
 from gpu_validate.lora.layout import Layout
 from gpu_validate.lora.plan import LoraPlan, make_plan
-from sim.job import AdapterSlot
+from sim.serving.job import AdapterSlot
 
 _PATTERN_ELEMENTS = (1 << 20) - 3  # random numbers repeat after so many: odd, so that adapters differ
 

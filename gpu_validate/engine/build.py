@@ -20,7 +20,7 @@ from sim.build import Deployment
 from sim.config import RunConfig
 from sim.core import Core
 from sim.models import Model
-from sim.records import Records
+from sim.serving.records import Records
 
 Clock = Literal["real", "virtual"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from sim.ticks import TICKS_PER_S
+from sim.serving.ticks import TICKS_PER_S
 
 NS = TICKS_PER_S // 10**9
 TICKS_PER_MS = TICKS_PER_S // 1000

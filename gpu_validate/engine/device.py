@@ -12,11 +12,11 @@ from gpu_validate.engine.worker import Worker
 from gpu_validate.modelled import ModelledDevice
 from gpu_validate.replay import Landed
 from sim.core import Core
-from sim.job import AdapterSlot, Job
-from sim.link import AdapterTransfer, AnyTransfer, KvTransfer, LinkQueue
-from sim.planning import whole
-from sim.steps import Chunk, Mixed, Prefill, Step
-from sim.ticks import TICKS_PER_S
+from sim.serving.job import AdapterSlot, Job
+from sim.serving.link import AdapterTransfer, AnyTransfer, KvTransfer, LinkQueue
+from sim.serving.planning import whole
+from sim.serving.steps import Chunk, Mixed, Prefill, Step
+from sim.serving.ticks import TICKS_PER_S
 
 NS = TICKS_PER_S // 10**9
 SPIN_NS = 1_000_000  # sleeping is only so exact

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from policies.base import IntArray
-from sim.memory import MemoryLimits
 from sim.models import Model
+from sim.serving.memory import MemoryLimits
 
 BLOCK_TOKENS = 16
 NOBODYS_BLOCK = 0  # padding rows of a graph write here; no request ever reads it

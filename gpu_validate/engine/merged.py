@@ -6,7 +6,7 @@ import torch
 
 from gpu_validate.engine.adapters import DeviceAdapters
 from gpu_validate.engine.decoder import Decoder
-from sim.job import AdapterSlot
+from sim.serving.job import AdapterSlot
 
 
 class MergedAdapter:

@@ -16,8 +16,8 @@ from gpu_validate.engine.kv import NOBODYS_BLOCK, BlockPool
 from gpu_validate.engine.staging import Integers
 from gpu_validate.engine.told import SCRATCH
 from policies.base import IntArray
-from sim.job import Job
-from sim.steps import Chunk
+from sim.serving.job import Job
+from sim.serving.steps import Chunk
 
 
 class Chunks(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from sim.job import Job
+from sim.serving.job import Job
 
 SCRATCH = 0  # cell of padding rows: the first of a seat that nobody has
 

@@ -23,9 +23,9 @@ from gpu_validate.lora.backends import Backend
 from gpu_validate.lora.plan import LoraPlan
 from policies.base import IntArray
 from sim.core import Core
-from sim.job import Job
-from sim.planning import whole
-from sim.steps import Chunk, Mixed, Prefill, Step
+from sim.serving.job import Job
+from sim.serving.planning import whole
+from sim.serving.steps import Chunk, Mixed, Prefill, Step
 
 COLUMNS = 4  # integers of a request in a decode step, besides its block table
 CPU = torch.device("cpu")

@@ -10,12 +10,12 @@ import typer
 
 from sim.cli import options
 from sim.cli.loading import load_checked
-from sim.cli.tables import interval_text, number, table
+from sim.texttable import interval_text, number, table
 
 if TYPE_CHECKING:
-    from sim.capacity_study import Answer, Dial, Line
     from sim.config import Loaded
-    from sim.objective import Objective
+    from sim.experiments.capacity_study import Answer, Dial, Line
+    from sim.experiments.objective import Objective
 
 REQUESTS = 4000  # of a run, unless a number is given
 MOST_REPLICAS = 1000
@@ -141,8 +141,8 @@ def capacity(  # noqa: PLR0913, PLR0917 - one argument for each flag
     The objective is the judge's alone: what a scheduler takes for its own is --set ttft_slo_s=SECONDS.
     With --out it can be interrupted: the same command goes on from the searches that are finished.
     """
-    from sim.capacity_file import read  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.capacity_study import Dial  # noqa: PLC0415
+    from sim.experiments.capacity_file import read  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.experiments.capacity_study import Dial  # noqa: PLC0415
 
     drawn = requests if requests or trace else REQUESTS
     loaded = _loaded(systems or ["chameleon"], sets, (workload, trace, drawn, scale, seed, hardware, model))
@@ -180,7 +180,7 @@ def _loaded(names: list[str], sets: list[str] | None, flags: tuple[Any, ...]) ->
 def _objective(
     tails: tuple[Bound, Bound], bounds: tuple[Bound, Bound], attainment: Bound, own_ttft_s: float
 ) -> Objective:
-    from sim.objective import Objective  # noqa: PLC0415
+    from sim.experiments.objective import Objective  # noqa: PLC0415
 
     has_tails, has_bounds = any(tails), any(bounds)
     if has_tails and (has_bounds or attainment):
@@ -213,8 +213,8 @@ def _found(
     jobs: int,
     out: Path | None,
 ) -> list[Answer]:
-    from sim.capacity_file import as_json, write  # noqa: PLC0415
-    from sim.capacity_study import answers, lines  # noqa: PLC0415
+    from sim.experiments.capacity_file import as_json, write  # noqa: PLC0415
+    from sim.experiments.capacity_study import answers, lines  # noqa: PLC0415
     from sim.progress import progress  # noqa: PLC0415
 
     found: list[Answer] = []
@@ -234,8 +234,8 @@ def _found(
 
 
 def _show(found: list[Answer], loaded: list[Loaded], objective: Objective, dial: Dial, *, as_json: bool) -> None:
-    from sim.capacity_file import as_json as content  # noqa: PLC0415
-    from sim.capacity_study import lines  # noqa: PLC0415
+    from sim.experiments.capacity_file import as_json as content  # noqa: PLC0415
+    from sim.experiments.capacity_study import lines  # noqa: PLC0415
 
     rows = lines(found, [one.config.name for one in loaded])
     if as_json:
@@ -247,7 +247,7 @@ def _show(found: list[Answer], loaded: list[Loaded], objective: Objective, dial:
 
 
 def _text(rows: list[Line], first: Loaded, objective: Objective, dial: Dial) -> str:
-    from sim.sweep import caption_of  # noqa: PLC0415
+    from sim.experiments.sweep import caption_of  # noqa: PLC0415
 
     seeds = len(rows[0].answers)
     what = (

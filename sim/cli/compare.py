@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli import options
-from sim.cli.tables import interval_text, points, table
+from sim.texttable import interval_text, points, table
 
 if TYPE_CHECKING:
-    from sim.comparison import Row, Side
-    from sim.gates import Verdict
+    from sim.experiments.comparison import Row, Side
+    from sim.experiments.gates import Verdict
 
 
 REGRESSED = 1
@@ -42,9 +42,9 @@ def compare(
     change from the first run, with its sign: a share of the first's value (+5%), or in the metric's unit (+20). The
     rule fails where the whole 95 % interval of that change, paired over two seeds or more, lies beyond the bound.
     """
-    from sim.comparison import compare as rows_of  # noqa: PLC0415 - pandas is slow to import
-    from sim.comparison import read_sides, shared_seeds  # noqa: PLC0415
-    from sim.gates import judge, parse_gate  # noqa: PLC0415
+    from sim.experiments.comparison import compare as rows_of  # noqa: PLC0415 - pandas is slow to import
+    from sim.experiments.comparison import read_sides, shared_seeds  # noqa: PLC0415
+    from sim.experiments.gates import judge, parse_gate  # noqa: PLC0415
 
     gates = [parse_gate(text) for text in fail_if or ()]
     if gates and len(directories) < 2:
@@ -64,7 +64,7 @@ def compare(
 
 def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
     from sim.cli.origins import cpu_warnings  # noqa: PLC0415 - pydantic is slow to import
-    from sim.comparison import is_paired  # noqa: PLC0415
+    from sim.experiments.comparison import is_paired  # noqa: PLC0415
 
     found = cpu_warnings(run.summary for side in sides for run in side.runs.values())
     if not is_paired(sides, seeds):
@@ -104,7 +104,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _footnote(side: Side, seeds: list[int]) -> str:
-    from sim.comparison import p99_band_ms  # noqa: PLC0415
+    from sim.experiments.comparison import p99_band_ms  # noqa: PLC0415
 
     told = f"{side.label}: queue {_verdicts(side, seeds)}"
     band = p99_band_ms(side, seeds[0])

@@ -25,7 +25,7 @@ def check(file: File, sets: options.Sets = None) -> None:
 def show(file: File, sets: options.Sets = None) -> None:
     """Print a configuration with everything that it extends and every default written out."""
     from sim.config import load_config  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.yamlfile import dump  # noqa: PLC0415
+    from sim.files.yamlfile import dump  # noqa: PLC0415
 
     typer.echo(dump(load_config(file, sets or ()).config), nl=False)
 
@@ -34,6 +34,6 @@ def show(file: File, sets: options.Sets = None) -> None:
 def schema() -> None:
     """Print the JSON schema of a configuration file."""
     from sim.config import RunConfig  # noqa: PLC0415
-    from sim.yamlfile import json_schema  # noqa: PLC0415
+    from sim.files.yamlfile import json_schema  # noqa: PLC0415
 
     typer.echo(json.dumps(json_schema(RunConfig), indent=2))

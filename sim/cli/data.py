@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sim.fetch_sets import DataSet
+    from sim.fetch.sets import DataSet
 
 app = typer.Typer(help="Public data sets, from their publishers.", no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="Data set; `chameleon data list` names them.")]
@@ -36,9 +36,9 @@ def list_all(
     catalogue: Catalogue = None,
 ) -> None:
     """List the public data sets, or tell where one comes from, what it holds and how to get it."""
-    from sim.fetch import base_url  # noqa: PLC0415 - pydantic is slow to import
-    from sim.fetch_sets import load_sets  # noqa: PLC0415
-    from sim.fetch_words import account  # noqa: PLC0415
+    from sim.fetch.fetching import base_url  # noqa: PLC0415 - pydantic is slow to import
+    from sim.fetch.sets import load_sets  # noqa: PLC0415
+    from sim.fetch.words import account  # noqa: PLC0415
 
     if name is not None:
         typer.echo(account(_find(name, catalogue), to, base_url(mirror)))
@@ -56,9 +56,9 @@ def fetch(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there and wrong.")] = False,
 ) -> None:
     """Fetch a data set at its pinned commit; files that are there and right are kept, every digest is compared."""
-    from sim.fetch import base_url  # noqa: PLC0415
-    from sim.fetch import fetch as perform  # noqa: PLC0415
-    from sim.fetch_words import not_fetched  # noqa: PLC0415
+    from sim.fetch.fetching import base_url  # noqa: PLC0415
+    from sim.fetch.fetching import fetch as perform  # noqa: PLC0415
+    from sim.fetch.words import not_fetched  # noqa: PLC0415
 
     wanted = _find(name, catalogue)
     if wanted.fetched:
@@ -74,8 +74,8 @@ def fetch(
 @app.command("check")
 def check(name: Name, to: Root = DATA, catalogue: Catalogue = None) -> None:
     """Compare the files of a data set, fetched or placed by hand, with their digests."""
-    from sim.fetch import FetchError  # noqa: PLC0415
-    from sim.fetch import check as perform  # noqa: PLC0415
+    from sim.fetch.fetching import FetchError  # noqa: PLC0415
+    from sim.fetch.fetching import check as perform  # noqa: PLC0415
 
     wanted = _find(name, catalogue)
     found = perform(wanted, to)
@@ -88,7 +88,7 @@ def check(name: Name, to: Root = DATA, catalogue: Catalogue = None) -> None:
 
 
 def _find(name: str, catalogue: Path | None) -> DataSet:
-    from sim.fetch_sets import find_set, load_sets  # noqa: PLC0415
+    from sim.fetch.sets import find_set, load_sets  # noqa: PLC0415
 
     return find_set(name, load_sets(catalogue))
 
@@ -100,7 +100,7 @@ def _tell_terms(wanted: DataSet) -> None:
 
 
 def _list(entries: list[DataSet]) -> None:
-    from sim.fetch_words import how_much, size_text  # noqa: PLC0415
+    from sim.fetch.words import how_much, size_text  # noqa: PLC0415
 
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli import options
-from sim.cli.tables import plus_minus, table
+from sim.texttable import plus_minus, table
 
 if TYPE_CHECKING:
-    from sim.demo import Job, Line, Outcome, Size
+    from sim.experiments.demo import Job, Line, Outcome, Size
 
 
 def demo(
@@ -43,7 +43,7 @@ def demo(
     ] = -1,
 ) -> None:
     """Compare S-LoRA, Chameleon and its two ablations on the paper's workload, beside the paper's own claims."""
-    from sim.demo import ASSUMPTIONS, FASTEST_S, SCENARIOS, SLOWEST_S, Size, lines  # noqa: PLC0415 - pydantic is slow to import
+    from sim.experiments.demo import ASSUMPTIONS, FASTEST_S, SCENARIOS, SLOWEST_S, Size, lines  # noqa: PLC0415 - pydantic is slow to import
 
     size = Size(
         rate_per_s=rate,
@@ -72,8 +72,8 @@ def demo(
 def _all(size: Size, seed: int, processes: int) -> list[Outcome]:
     from joblib import Parallel, delayed  # noqa: PLC0415 - takes a second to import
 
-    from sim.demo import do  # noqa: PLC0415
-    from sim.demo import jobs as jobs_of  # noqa: PLC0415
+    from sim.experiments.demo import do  # noqa: PLC0415
+    from sim.experiments.demo import jobs as jobs_of  # noqa: PLC0415
     from sim.progress import progress  # noqa: PLC0415
 
     work: list[Job] = list(jobs_of(size, seed))
@@ -89,7 +89,7 @@ def _all(size: Size, seed: int, processes: int) -> list[Outcome]:
 
 
 def _table(rows: list[Line]) -> str:
-    from sim.demo import PRINTED  # noqa: PLC0415
+    from sim.experiments.demo import PRINTED  # noqa: PLC0415
 
     header = ["", *(row.system for row in rows)]
     printed = [PRINTED.get(row.system, ("", "", "")) for row in rows]

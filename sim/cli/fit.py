@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.cli import options
-from sim.cli.tables import table
+from sim.texttable import table
 
 if TYPE_CHECKING:
     from sim.fidelity.fitting import Outcome
@@ -156,8 +156,8 @@ def _vllm_told(fit: VllmFit) -> list[str]:
 def _write(found: list[tuple[Plan, list[Outcome]]], out: Path) -> None:
     from sim.fidelity.slora_fit import is_of_an_engine  # noqa: PLC0415
     from sim.fidelity.slora_profiles import profile, system_text  # noqa: PLC0415
+    from sim.files.textfile import write_text  # noqa: PLC0415
     from sim.hardware_file import write_profile  # noqa: PLC0415
-    from sim.textfile import write_text  # noqa: PLC0415
 
     report = out / "fit.json"
     write_text(report, json.dumps([_as_dict(plan, outcomes) for plan, outcomes in found], indent=1) + "\n")
@@ -176,8 +176,8 @@ def _write_vllm(fit: VllmFit, out: Path) -> None:
     from sim.fidelity.slora_profiles import system_text  # noqa: PLC0415
     from sim.fidelity.vllm_profiles import profile  # noqa: PLC0415
     from sim.fidelity.vllm_server import SYSTEM  # noqa: PLC0415
+    from sim.files.textfile import write_text  # noqa: PLC0415
     from sim.hardware_file import write_profile  # noqa: PLC0415
-    from sim.textfile import write_text  # noqa: PLC0415
 
     report, system = out / "fit_vllm.json", out / f"{SYSTEM}.yaml"
     write_text(report, json.dumps(as_dicts(fit), indent=1) + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.config import Loaded
-    from sim.yamlfile import Mark, Problem
+    from sim.files.yamlfile import Mark, Problem
 
 
 def load_checked(system: str, sets: Sequence[str] | None, flags: dict[str, Any] | None = None) -> Loaded:
@@ -40,8 +40,8 @@ def check(loaded: Loaded, flags: dict[str, Any] | None = None) -> None:
         ConfigError: with one located line for everything that is wrong.
     """
     from sim.build import check_config  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.plugins import problems_of  # noqa: PLC0415
-    from sim.yamlfile import ConfigError  # noqa: PLC0415
+    from sim.files.yamlfile import ConfigError  # noqa: PLC0415
+    from sim.plugins.named import problems_of  # noqa: PLC0415
 
     problems = _names(loaded, flags or {})
     if problems:
@@ -54,9 +54,9 @@ def check(loaded: Loaded, flags: dict[str, Any] | None = None) -> None:
 
 def _names(loaded: Loaded, flags: dict[str, Any]) -> list[Problem]:
     """Return what is wrong with the hardware, the model and the trace file, each with the place that names it."""
+    from sim.files.yamlfile import ConfigError, Problem  # noqa: PLC0415
     from sim.hardware import load_hardware  # noqa: PLC0415
     from sim.models import load_model  # noqa: PLC0415
-    from sim.yamlfile import ConfigError, Problem  # noqa: PLC0415
 
     config, problems = loaded.config, []
 
@@ -81,7 +81,7 @@ def _names(loaded: Loaded, flags: dict[str, Any]) -> list[Problem]:
 
 
 def _mark(loaded: Loaded, key: str, flags: dict[str, Any]) -> Mark | None:
-    from sim.yamlfile import Mark  # noqa: PLC0415
+    from sim.files.yamlfile import Mark  # noqa: PLC0415
 
     mark = loaded.marks.get((key,))
     is_flag = flags.get(key) is not None and (mark is None or mark.line > 0)

@@ -65,7 +65,7 @@ def goodput_bounds(given: list[str] | None) -> tuple[tuple[str, float], ...]:
         BadParameter: if a text is none.
     """
     from sim.names import did_you_mean  # noqa: PLC0415 - these are slow to import
-    from sim.vllm_bench import JUDGED  # noqa: PLC0415
+    from sim.results.vllm_bench import JUDGED  # noqa: PLC0415
 
     found: dict[str, float] = {}
     for word in (word for text in given or () for word in text.split()):
@@ -86,7 +86,7 @@ def goodput_bounds(given: list[str] | None) -> tuple[tuple[str, float], ...]:
 def preset(given: str) -> str:
     """Return the name of a workload preset."""
     from sim.names import did_you_mean  # noqa: PLC0415
-    from sim.workload import PRESETS  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.workload.making import PRESETS  # noqa: PLC0415 - numpy and pydantic are slow to import
 
     if given not in PRESETS:
         msg = f"no workload is named {given!r}{did_you_mean(given, PRESETS)} (the presets: {', '.join(PRESETS)})"

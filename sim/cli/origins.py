@@ -10,7 +10,7 @@ import typer
 from sim.hardware import CPU_MADE
 
 if TYPE_CHECKING:
-    from sim.summary import Summary
+    from sim.results.summary import Summary
 
 
 def tell_origins(summaries: Iterable[Summary]) -> None:

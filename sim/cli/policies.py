@@ -13,7 +13,7 @@ import typer
 from sim.cli import options
 
 if TYPE_CHECKING:
-    from sim.plugins import PolicyInfo
+    from sim.plugins.named import PolicyInfo
 
 app = typer.Typer(help="Policies and systems.", no_args_is_help=True, rich_markup_mode=None)
 Words = Annotated[
@@ -90,7 +90,7 @@ def check(
 def _groups(seam: str | None) -> dict[str, list[tuple[str, str, str]]]:
     """Return (name, what it does, source) of what there is, by seam; systems last."""
     from sim.names import SEAMS, did_you_mean  # noqa: PLC0415
-    from sim.plugins import list_policies  # noqa: PLC0415 - pydantic is slow to import
+    from sim.plugins.named import list_policies  # noqa: PLC0415 - pydantic is slow to import
 
     if seam not in {None, "system", *SEAMS}:
         msg = f"no seam is named {seam!r}{did_you_mean(str(seam), (*SEAMS, 'system'))}"
@@ -127,7 +127,7 @@ def _anywhere(name: str) -> str:
 
 
 def _systems() -> list[str]:
-    from sim.yamlfile import packaged_names  # noqa: PLC0415
+    from sim.files.yamlfile import packaged_names  # noqa: PLC0415
 
     return packaged_names()
 
@@ -140,8 +140,8 @@ def _system(name: str) -> tuple[str, str]:
 
 
 def _described(seam: str, name: str) -> PolicyInfo:
-    from sim.plugins import describe  # noqa: PLC0415
-    from sim.yamlfile import ConfigError  # noqa: PLC0415
+    from sim.files.yamlfile import ConfigError  # noqa: PLC0415
+    from sim.plugins.named import describe  # noqa: PLC0415
 
     try:
         return describe(seam, name)
@@ -150,14 +150,14 @@ def _described(seam: str, name: str) -> PolicyInfo:
 
 
 def _if_any(seam: str, name: str) -> PolicyInfo | None:
-    from sim.plugins import list_policies  # noqa: PLC0415
+    from sim.plugins.named import list_policies  # noqa: PLC0415
 
     return next((one for one in list_policies(seam) if one.name == name and not one.broken), None)
 
 
 def _unknown(name: str) -> str:
     from sim.names import SEAMS, did_you_mean  # noqa: PLC0415
-    from sim.plugins import list_policies  # noqa: PLC0415
+    from sim.plugins.named import list_policies  # noqa: PLC0415
 
     if name in SEAMS:
         return f"a {name} is shown by its name: {', '.join(one.name for one in list_policies(name))}"

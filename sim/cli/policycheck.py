@@ -1,4 +1,4 @@
-"""`chameleon policies check`: from the words of the command line to the suite in `sim.conformance`."""
+"""`chameleon policies check`: from the words of the command line to the suite in `sim.conformance.suite`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.conformance import Finding
+    from sim.conformance.suite import Finding
 
 
 def find(words: Sequence[str], seam: str | None) -> tuple[str, str]:
@@ -40,7 +40,7 @@ def keywords(seam: str, sets: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if an assignment cannot be read.
     """
-    from sim.yamlfile import set_values  # noqa: PLC0415 - pydantic is slow to import
+    from sim.files.yamlfile import set_values  # noqa: PLC0415 - pydantic is slow to import
 
     assignments = [one if one.startswith(f"{seam}.") else f"{seam}.{one}" for one in sets]
     given: dict[str, Any] = set_values({}, assignments).tree.get(seam, {})
@@ -53,7 +53,7 @@ def check(seam: str, name: str, sets: Sequence[str], *, worlds: int, seed: int) 
     Raises:
         ConfigError: if there is no such policy, or it cannot be built.
     """
-    from sim.conformance import findings, report  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.conformance.suite import findings, report  # noqa: PLC0415 - numpy and pydantic are slow to import
 
     found = findings(name, seam, worlds=worlds, seed=seed, **keywords(seam, sets))
     for one in found:
@@ -75,9 +75,9 @@ def only_seam(name: str) -> str:
         ValueError: if there is none, or more than one.
         ConfigError: if it names a class that cannot be imported.
     """
+    from sim.files.yamlfile import ConfigError  # noqa: PLC0415
     from sim.names import did_you_mean  # noqa: PLC0415
-    from sim.plugins import list_policies, seams_of  # noqa: PLC0415
-    from sim.yamlfile import ConfigError  # noqa: PLC0415
+    from sim.plugins.named import list_policies, seams_of  # noqa: PLC0415
 
     try:
         seams = seams_of(name)

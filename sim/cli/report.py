@@ -18,7 +18,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML file about runs: numbers, tails, parts, memory and link over time, warnings."""
-    from sim.report import write_report  # noqa: PLC0415 - pandas and matplotlib are slow to import
+    from sim.report.page import write_report  # noqa: PLC0415 - pandas and matplotlib are slow to import
 
     typer.echo(f"written to {write_report(directories, out)}")
 
@@ -27,6 +27,6 @@ def timeline(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
 ) -> None:
     """Simulate a finished run again and write timeline.json.gz beside its files, for ui.perfetto.dev."""
-    from sim.timeline import add_timeline  # noqa: PLC0415 - pandas is slow to import
+    from sim.experiments.again import add_timeline  # noqa: PLC0415 - pandas is slow to import
 
     typer.echo(f"written to {add_timeline(directory)}; open it at https://ui.perfetto.dev")

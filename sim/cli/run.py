@@ -13,9 +13,9 @@ from sim.cli.loading import load_checked
 
 if TYPE_CHECKING:
     from sim.config import Loaded
-    from sim.replications import Part, Task, Wanted
-    from sim.summary import Summary
-    from sim.workload import WorkloadConfig
+    from sim.experiments.replications import Part, Task, Wanted
+    from sim.results.summary import Summary
+    from sim.workload.making import WorkloadConfig
 
 FEW = 100  # requests below which a P99 is no more than their maximum
 NOT_SYSTEMS = (".csv", ".jsonl", ".json", ".gz")
@@ -50,7 +50,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     What a directory given with --out already holds of the very same run is read, not simulated again. With --reps the
     intervals over seeds are in its replications.json; the summary.json of one run has none.
     """
-    from sim.replications import replication_tasks  # noqa: PLC0415 - pandas and pydantic are slow to import
+    from sim.experiments.replications import replication_tasks  # noqa: PLC0415 - pandas and pydantic are slow to import
 
     wanted = _wanted(goodput, label, out, {"detailed": save_detailed, "bootstrap": bootstrap, "timeline": timeline})
     extra = options.overrides(workload, trace, rate, requests, scale, seed, hardware, model)
@@ -67,7 +67,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
 
 def _wanted(goodput: list[str] | None, label: str | None, out: Path | None, parts: dict[Part, bool]) -> Wanted:
-    from sim.replications import Wanted  # noqa: PLC0415
+    from sim.experiments.replications import Wanted  # noqa: PLC0415
 
     files = (
         ("--save-detailed", parts["detailed"], "vllm_bench.json"),
@@ -82,7 +82,7 @@ def _wanted(goodput: list[str] | None, label: str | None, out: Path | None, part
 
 
 def _varied(loaded: Loaded) -> list[str]:
-    from sim.replications import varied_parts  # noqa: PLC0415
+    from sim.experiments.replications import varied_parts  # noqa: PLC0415
 
     return [*varied_parts(loaded), "predictions"]
 
@@ -108,8 +108,8 @@ def _named(file: str | None, system: str | None) -> str:
 
 
 def _performed(tasks: list[Task], name: str, jobs: int) -> list[Summary]:
+    from sim.experiments.replications import finished, perform_all  # noqa: PLC0415
     from sim.progress import progress  # noqa: PLC0415
-    from sim.replications import finished, perform_all  # noqa: PLC0415
 
     kept = sum(finished(task) is not None for task in tasks)
     if kept:
@@ -141,7 +141,7 @@ def _tell(summaries: list[Summary], workload: WorkloadConfig) -> None:
 
 def _remarks(summary: Summary, workload: WorkloadConfig) -> list[str]:
     """Return what became of the workload's rows, but for what a preset says of itself."""
-    from sim.workload_config import notes_to_tell  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.workload.config import notes_to_tell  # noqa: PLC0415 - numpy and pydantic are slow to import
 
     notes = notes_to_tell(workload, summary.get("trace_notes", ()))
     found = [options.note(what, rows) for what, rows in notes]
@@ -176,8 +176,8 @@ def _warnings(summary: Summary) -> list[str]:
 
 
 def _show(summaries: list[Summary], out: Path | None, varied: list[str] | None, *, as_json: bool) -> None:
-    from sim.output_folder import AGGREGATE  # noqa: PLC0415
-    from sim.replications import aggregate  # noqa: PLC0415
+    from sim.experiments.replications import aggregate  # noqa: PLC0415
+    from sim.results.output_folder import AGGREGATE  # noqa: PLC0415
 
     content = summaries[0] if len(summaries) == 1 else aggregate(summaries)
     if varied is not None:
@@ -193,7 +193,7 @@ def _show(summaries: list[Summary], out: Path | None, varied: list[str] | None, 
 
 def _report(summary: Summary) -> str:
     """Return the block of one run, with the line that vLLM prints of goodput under the throughput's."""
-    from sim.results import vllm_style_report  # noqa: PLC0415
+    from sim.results.result import vllm_style_report  # noqa: PLC0415
 
     lines = vllm_style_report(summary).splitlines()
     if "goodput" in summary:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.cli import options
-from sim.cli.tables import interval_text, table
+from sim.texttable import interval_text, table
 
 if TYPE_CHECKING:
-    from sim.axes import Axis
-    from sim.sweep import Cell, Outcome, Row
+    from sim.experiments.axes import Axis
+    from sim.experiments.sweep import Cell, Outcome, Row
 
 DEFAULT_SYSTEMS = ("slora", "chameleon")
 DEFAULT_RATES = "5,6,7,8,8.5,9,10,11,12"
@@ -90,9 +90,9 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     dashes, such as `rates: 6:12:2` and `vary: {adapters.slots: [8, 16]}`; flags given beside it win, repeatable ones
     are added.
     """
-    from sim.axes import parse_axes  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.cli.sweep_pictures import check_pictures, draw  # noqa: PLC0415
-    from sim.sweep import caption, cells  # noqa: PLC0415
+    from sim.experiments.axes import parse_axes  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.experiments.sweep import caption, cells  # noqa: PLC0415
 
     axes = parse_axes(vary or (), sets or ())
     chosen = _rates(rates, axes)
@@ -118,7 +118,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
 
 def _rates(rates: str | None, axes: tuple[Axis, ...]) -> tuple[float | None, ...]:
-    from sim.axes import parse_rates  # noqa: PLC0415
+    from sim.experiments.axes import parse_rates  # noqa: PLC0415
 
     if rates is None and axes:
         return (None,)
@@ -126,7 +126,7 @@ def _rates(rates: str | None, axes: tuple[Axis, ...]) -> tuple[float | None, ...
 
 
 def _part(plan: list[Cell], shard: str | None, out: Path | None) -> list[Cell]:
-    from sim.axes import parse_shard  # noqa: PLC0415
+    from sim.experiments.axes import parse_shard  # noqa: PLC0415
 
     if shard is None:
         return plan
@@ -148,7 +148,7 @@ def _faults(plan: list[Cell], extra: dict[str, Any]) -> dict[str, str]:
         ConfigError: if none can.
     """
     from sim.cli.loading import check  # noqa: PLC0415
-    from sim.yamlfile import ConfigError  # noqa: PLC0415
+    from sim.files.yamlfile import ConfigError  # noqa: PLC0415
 
     faults: dict[str, ConfigError] = {}
     distinct = {str(cell): cell for cell in plan}
@@ -163,7 +163,7 @@ def _faults(plan: list[Cell], extra: dict[str, Any]) -> dict[str, str]:
 
 
 def _planned(plan: list[Cell], faults: dict[str, str], *, as_json: bool) -> str:
-    from sim.replications import finished  # noqa: PLC0415
+    from sim.experiments.replications import finished  # noqa: PLC0415
 
     lines = []
     for cell in plan:
@@ -182,8 +182,8 @@ def _planned(plan: list[Cell], faults: dict[str, str], *, as_json: bool) -> str:
 
 def _finished(plan: list[Cell], jobs: int) -> list[tuple[Cell, Outcome]]:
     """Return each run with its outcome, up to where the user interrupted."""
+    from sim.experiments.sweep import attempt_cells  # noqa: PLC0415
     from sim.progress import progress  # noqa: PLC0415
-    from sim.sweep import attempt_cells  # noqa: PLC0415
 
     finished: list[tuple[Cell, Outcome]] = []
     try:
@@ -205,7 +205,7 @@ def _told(
         KeyboardInterrupt: if runs are missing.
     """
     from sim.cli.origins import tell_origins  # noqa: PLC0415
-    from sim.sweep import rows  # noqa: PLC0415
+    from sim.experiments.sweep import rows  # noqa: PLC0415
 
     found, missing = rows(finished), len(plan) - len(finished)
     tell_origins(outcome for _, outcome in finished if isinstance(outcome, dict))
@@ -217,7 +217,7 @@ def _told(
 
 
 def _keep(found: list[Row], out: Path) -> None:
-    from sim.sweep_table import write_table  # noqa: PLC0415
+    from sim.experiments.sweep_table import write_table  # noqa: PLC0415
 
     typer.echo(f"written to {write_table(found, out)} and sweep.parquet", err=True)
 
@@ -271,6 +271,6 @@ def _cells(row: Row) -> list[str]:
 
 
 def _as_json(found: list[Row], note: str, *, is_whole: bool) -> str:
-    from sim.sweep_table import records  # noqa: PLC0415
+    from sim.experiments.sweep_table import records  # noqa: PLC0415
 
     return json.dumps({"note": note, "complete": is_whole, "rows": list(records(found))}, indent=2)

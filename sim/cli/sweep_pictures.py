@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from sim.axes import Axis
-from sim.sweep import Row
+from sim.experiments.axes import Axis
+from sim.experiments.sweep import Row
 
 RATE = "rate"
 

@@ -14,9 +14,9 @@ import typer
 from sim.cli import options
 
 if TYPE_CHECKING:
-    from sim.field import Block
-    from sim.summary import Summary
-    from sim.sweep import Cell
+    from sim.experiments.field import Block
+    from sim.experiments.sweep import Cell
+    from sim.results.summary import Summary
 
 app = typer.Typer(help="Systems: engines with their policies.", no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="Packaged system or a YAML file.")]
@@ -42,7 +42,7 @@ def list_all() -> None:
     A terminal gets wrapped lines, a pipe one line for each.
     """
     from sim.config import load_config  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.yamlfile import packaged_names  # noqa: PLC0415
+    from sim.files.yamlfile import packaged_names  # noqa: PLC0415
 
     found = [load_config(name).config for name in packaged_names()]
     width = max(len(config.name) for config in found)
@@ -55,7 +55,7 @@ def list_all() -> None:
 def show(name: Name, sets: options.Sets = None) -> None:
     """Print a system as YAML with everything written out, and above it what it is, extends and changes in that."""
     from sim.config import load_config  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.yamlfile import dump, find  # noqa: PLC0415
+    from sim.files.yamlfile import dump, find  # noqa: PLC0415
 
     config = load_config(name, sets or ()).config
     above = [config.name, config.description, f"source: {config.source}"]
@@ -77,9 +77,9 @@ def table(
 
     With --keep it can be interrupted: the same command goes on from the runs that are finished.
     """
-    from sim import field  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.cli.systems_page import page  # noqa: PLC0415
-    from sim.yamlfile import packaged_names  # noqa: PLC0415
+    from sim.experiments import field  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.files.yamlfile import packaged_names  # noqa: PLC0415
 
     names = systems or packaged_names()
     found = _blocks(names, reps, requests or field.REQUESTS, keep, jobs)
@@ -92,17 +92,17 @@ def table(
 
 def _parents(path: Path) -> list[str]:
     """Return what a file extends, and what that extends, and so on."""
-    from sim.yamlfile import find  # noqa: PLC0415
-    from sim.yamltext import parse  # noqa: PLC0415
+    from sim.files.yamlfile import find  # noqa: PLC0415
+    from sim.files.yamltext import parse  # noqa: PLC0415
 
     parent = parse(path.read_text(encoding="utf-8"), str(path)).tree.get("extends")
     return [] if parent is None else [str(parent), *_parents(find(str(parent), path.parent))]
 
 
 def _blocks(names: list[str], reps: int, requests: int, keep: Path | None, jobs: int) -> list[Block]:
-    from sim.field import blocks, plan, settings  # noqa: PLC0415
+    from sim.experiments.field import blocks, plan, settings  # noqa: PLC0415
+    from sim.experiments.sweep import perform_cells  # noqa: PLC0415
     from sim.progress import progress  # noqa: PLC0415
-    from sim.sweep import perform_cells  # noqa: PLC0415
 
     plans = [(setting, plan(setting, names, reps, requests, keep)) for setting in settings()]
     found: list[Block] = []
@@ -117,7 +117,7 @@ def _blocks(names: list[str], reps: int, requests: int, keep: Path | None, jobs:
 
 
 def _write(text: str, out: Path) -> None:
-    from sim.textfile import write_text  # noqa: PLC0415
+    from sim.files.textfile import write_text  # noqa: PLC0415
 
     write_text(out, text)
     typer.echo(f"written to {out}", err=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sim.cli.tables import interval_text
 from sim.config import RunConfig
-from sim.field import SESSIONS, Block, Line, alike
+from sim.experiments.field import SESSIONS, Block, Line, alike
 from sim.statistics import Interval
-from sim.workload import PRESETS
+from sim.texttable import interval_text
+from sim.workload.making import PRESETS
 
 Cells = Sequence[str]
 

@@ -50,8 +50,8 @@ def describe(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
     A file is described as it is; what it lacks and a run would draw is named.
     """
-    from sim.readers import describe as facts_of  # noqa: PLC0415 - pandas is slow to import
-    from sim.readers import read_trace  # noqa: PLC0415
+    from sim.readers.reading import describe as facts_of  # noqa: PLC0415 - pandas is slow to import
+    from sim.readers.reading import read_trace  # noqa: PLC0415
 
     about: dict[str, Any] = {"--format": file_format, "--zero-output": zero_output}
     about |= {"--adapter-column": adapter_column, "--text-tokens": text_tokens}
@@ -127,9 +127,9 @@ def _only_without_a_file(flags: dict[str, object]) -> None:
 
 
 def _drawn(given: dict[str, Any], seed: int, sets: list[str] | None, model: str | None) -> Any:
+    from sim.files.yamlfile import ConfigError, set_values, validate  # noqa: PLC0415
     from sim.models import load_model  # noqa: PLC0415
-    from sim.workload import WorkloadConfig, make_trace  # noqa: PLC0415
-    from sim.yamlfile import ConfigError, set_values, validate  # noqa: PLC0415
+    from sim.workload.making import WorkloadConfig, make_trace  # noqa: PLC0415
 
     tree = {key: value for key, value in given.items() if value is not None}
     document = set_values({"workload": tree}, sets or ())
@@ -143,13 +143,13 @@ def _drawn(given: dict[str, Any], seed: int, sets: list[str] | None, model: str 
 
 def _windowed(trace: Any, model: str | None) -> Any:
     from sim.models import load_model  # noqa: PLC0415
-    from sim.shorten import windowed  # noqa: PLC0415
+    from sim.workload.shorten import windowed  # noqa: PLC0415
 
     return trace if model is None else windowed(trace, load_model(model))
 
 
 def _write(trace: Any, file: Path) -> None:
-    from sim.readers import write_canonical  # noqa: PLC0415
+    from sim.readers.reading import write_canonical  # noqa: PLC0415
 
     file.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_canonical(trace, file)

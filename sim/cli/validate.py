@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli import options
-from sim.cli.tables import table
+from sim.texttable import table
 
 if TYPE_CHECKING:
     from sim.fidelity.cases import Case
@@ -116,7 +116,7 @@ def _seeds(seeds: int) -> str:
 def _write(measures: list[Measure], path: Path) -> None:
     import json  # noqa: PLC0415
 
-    from sim.textfile import write_text  # noqa: PLC0415
+    from sim.files.textfile import write_text  # noqa: PLC0415
 
     write_text(path, json.dumps([one.as_dict() for one in measures], indent=1) + "\n")
     typer.echo(f"written to {path}", err=True)

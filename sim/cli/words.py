@@ -58,9 +58,9 @@ def flags_in(path: Path, known: list[str]) -> list[str]:
     Raises:
         ConfigError: if the file is none, or names an unknown flag.
     """
+    from sim.files.yamlfile import ConfigError, Problem  # noqa: PLC0415
+    from sim.files.yamltext import parse  # noqa: PLC0415
     from sim.names import did_you_mean  # noqa: PLC0415 - yaml is slow to import
-    from sim.yamlfile import ConfigError, Problem  # noqa: PLC0415
-    from sim.yamltext import parse  # noqa: PLC0415
 
     text = path.read_text(encoding="utf-8")
     document = parse(text, str(path))

@@ -8,8 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from sim.fidelity.measures import Measure
-from sim.identity import source_sha256
-from sim.textfile import write_text
+from sim.files.textfile import write_text
+from sim.results.identity import source_sha256
 
 
 def made(folder: Path | None, case: object, make: Callable[[], list[Measure]]) -> list[Measure]:

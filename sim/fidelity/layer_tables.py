@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from sim.fidelity.tables import read_rows
-from sim.yamltext import ConfigError
+from sim.files.yamltext import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from sim.build import deploy
 from sim.config import Loaded
-from sim.experiment import execute
-from sim.metrics import Offered, instant_s
+from sim.experiments.run import execute
+from sim.results.metrics import Offered, instant_s
 from sim.trace import Trace
 
 BATCHES = 8  # so many times what memory holds at once: with fewer, filling the first one is most of it

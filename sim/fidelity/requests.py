@@ -18,13 +18,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sim.config import Loaded, load_config
-from sim.experiment import execute
+from sim.experiments.run import execute
 from sim.fidelity.load import capacity_per_s
 from sim.fidelity.measures import Measure, region_of
 from sim.fidelity.tables import MAX_PROBLEMS
+from sim.files.yamltext import ConfigError
 from sim.names import did_you_mean
 from sim.trace import Trace
-from sim.yamltext import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from sim.build import deploy, play
 from sim.config import Loaded
 from sim.fidelity.fitting import Trial
 from sim.fidelity.measures import Measure
-from sim.metrics import Offered, instant_s
+from sim.results.metrics import Offered, instant_s
 from sim.trace import Trace
 
 

@@ -21,10 +21,10 @@ from sim.fidelity.load import capacity_per_s
 from sim.fidelity.measures import Measure, region_of
 from sim.fidelity.served import Served, again, compared, published, repeated, served
 from sim.fidelity.tables import read_rows
+from sim.files.yamltext import ConfigError
 from sim.names import did_you_mean
 from sim.trace import Trace
-from sim.workload import slora_synthetic
-from sim.yamltext import ConfigError
+from sim.workload.making import slora_synthetic
 
 FILE = "slora_a10g_a100_fit.csv"
 SYSTEM = "slora-released"

@@ -10,8 +10,8 @@ from sim.fidelity.fitting import Outcome, Values, counts, with_values
 from sim.fidelity.measures import errors
 from sim.fidelity.slora import SYSTEM
 from sim.fidelity.slora_fit import Plan
+from sim.files.yamlfile import find
 from sim.hardware import Hardware, load_hardware
-from sim.yamlfile import find
 
 RUNS = {
     "slora-a10g": "S-LoRA's published runs on an A10G (S-LoRA/S-LoRA @ c1ddf48, Apache-2.0)",

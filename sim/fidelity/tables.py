@@ -10,8 +10,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from sim.files.yamltext import ConfigError
 from sim.names import did_you_mean
-from sim.yamltext import ConfigError
 
 Row = TypeVar("Row", bound=BaseModel)
 MAX_PROBLEMS = 20

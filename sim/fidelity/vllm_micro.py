@@ -16,7 +16,7 @@ from sim.fidelity.tables import read_rows
 from sim.fidelity.vllm_server import HARDWARE, SYSTEM
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
-from sim.ticks import to_seconds
+from sim.serving.ticks import to_seconds
 
 SET = "vllm-h100-microbench"
 MODELS = {"llama": "llama-3.1-8b", "qwen": "qwen-2.5-7b"}

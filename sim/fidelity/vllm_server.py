@@ -12,9 +12,9 @@ from sim.config import Loaded, load_config
 from sim.fidelity.fitting import PACKAGED, Trial
 from sim.fidelity.vllm_rows import RunRow
 from sim.hardware import load_hardware
-from sim.metrics import Offered, duration_s, instant_s
 from sim.models import ALL_MODULES, Model, load_model
-from sim.ticks import to_ticks
+from sim.results.metrics import Offered, duration_s, instant_s
+from sim.serving.ticks import to_ticks
 from sim.trace import Trace
 
 SYSTEM, HARDWARE = "vllm", "h100-64"

@@ -1,0 +1,1 @@
+"""The laws that every policy keeps, and the suite that looks for a world where one is broken."""

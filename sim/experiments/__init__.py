@@ -1,0 +1,1 @@
+"""Runs by the many: replications, sweeps, comparisons, capacity."""

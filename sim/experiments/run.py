@@ -1,0 +1,136 @@
+"""Runs and replications: one configuration and seed in, one `Result` out; pairs of systems see the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from inspect import signature
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from sim.build import Deployment, deploy, play
+from sim.config import Loaded, RunConfig, load_config
+from sim.experiments.faults import told_of_answers, told_of_code
+from sim.hardware import Hardware
+from sim.idle_settings import idle_settings
+from sim.names import SEAMS, did_you_mean
+from sim.results.isolated import isolated_ticks
+from sim.results.result import Result, Run
+from sim.serving.records import Records
+from sim.trace import Trace
+
+
+def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
+    system: str | Path = "chameleon",
+    workload: str | None = None,
+    *,
+    rate: float | None = None,
+    requests: int | None = None,
+    scale: float | None = None,
+    trace: str | PathLike[str] | Trace | None = None,
+    seed: int | None = None,
+    hardware: str | None = None,
+    model: str | None = None,
+    changes: str | Sequence[str] = (),
+    **policies: object,
+) -> Result:
+    """Simulate one system and return its results.
+
+    Args:
+        system: a packaged system such as "chameleon" or "slora", or the path of a YAML file.
+        workload: "paper", "azure-conv", "azure-code" or "uniform".
+        rate: requests per second.
+        requests: how many requests to draw, or rows of a trace file to read.
+        scale: both lengths are divided by this.
+        trace: a trace file, or a `Trace` that is used as it is; then none of the four above may be given.
+        seed: of the workload and of prediction errors.
+        hardware: a packaged profile such as "a40", or the path of one.
+        model: base model, such as "llama-7b".
+        changes: one text or several, such as "cache.kind=lru" or "admission.every_steps=1".
+        policies: `scheduler`, `cache`, `prefetch`, `predictor` or `router` in place of the system's: a name, a class, a
+            mapping of kind and parameters, or an instance, which remembers what it has seen from one run to the next.
+
+    Raises:
+        TypeError: if a keyword is none of these.
+        ConfigError: with one located line for everything that is wrong.
+        PolicyError: if a policy from outside fails, or gives an answer that the engine cannot use.
+        ValueError: if the hardware, the model or the trace is wrong.
+    """
+    _check_seams(policies)
+    given = trace if isinstance(trace, Trace) else None
+    words = {"workload": workload, "rate": rate, "requests": requests, "scale": scale}
+    if given is not None and (idle := [word for word, value in words.items() if value is not None]):
+        msg = f"a Trace is used as it is: {', '.join(idle)} would change nothing beside it"
+        raise ValueError(msg)
+    file = None if given is not None or trace is None else str(trace)
+    drawn: dict[str, Any] = {
+        "preset": workload,
+        "rate_per_s": rate,
+        "requests": requests,
+        "scale": scale,
+        "trace": file,
+    }
+    extra = {"workload": drawn, "seed": seed, "hardware": hardware, "model": model, **policies}
+    assignments = (changes,) if isinstance(changes, str) else changes
+    return execute(load_config(system, assignments, extra, marks_arguments=True), given)
+
+
+def _check_seams(policies: dict[str, object]) -> None:
+    for word in policies:
+        if word not in SEAMS:
+            known = [*SEAMS, *(name for name in signature(run).parameters if name != "policies")]
+            msg = f"run() has no keyword {word!r}{did_you_mean(word, known)}"
+            raise TypeError(msg)
+
+
+def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool = False) -> Result:
+    """Simulate a loaded configuration.
+
+    Args:
+        loaded: the configuration and its marks.
+        trace: the workload; None draws the configured one.
+        asks_every_step: simulate one decode step at a time, as the oracle of the fast path.
+
+    Raises:
+        ConfigError: with one located line for everything that is wrong.
+        PolicyError: if a policy from outside fails, or gives an answer that the engine cannot use.
+        ValueError: if the hardware, the model or the trace is wrong.
+    """
+    with told_of_code(loaded):
+        deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
+    with told_of_answers(loaded):
+        records = play(deployment)
+    return result_of(deployment, *records)
+
+
+def _warnings(config: RunConfig, hardware: Hardware, records: Sequence[Records]) -> list[str]:
+    warnings = list(hardware.warnings(max(int(one.prefills["tokens"].max(initial=1)) for one in records)))
+    factor = 1.0 if hardware.host is None or config.costs.host_factor is not None else hardware.host.factor
+    if factor != 1:
+        machine = f"the machine of the runs that {config.hardware} was fitted to"
+        warnings.append(f"host times are x {factor:g}: those of {machine}, not of the card (costs.host_factor sets it)")
+    return warnings
+
+
+def result_of(deployment: Deployment, *records: Records) -> Result:
+    """Return what a deployment's run left behind, one `Records` per replica, whoever drove it, as results."""
+    config, hardware = deployment.config, deployment.hardware
+    outcome = Run(
+        trace=deployment.trace,
+        records=records,
+        adapter_bytes=[0 if adapter is None else adapter.size_bytes for adapter in deployment.adapters],
+        predicted_tokens=deployment.predicted_tokens,
+        system=config.name,
+        hardware=config.hardware,
+        model=config.model,
+        seed=config.seed,
+        kv_token_bytes=deployment.limits.kv_token_bytes,
+        ttft_slo_s=config.ttft_slo_s,
+        link_copies=config.loading.copies,
+        cost_origins=hardware.told_origins,
+        idle_settings=idle_settings(config),
+        isolated=partial(isolated_ticks, deployment.trace, deployment.costs, deployment.options),
+        cost_warnings=_warnings(config, hardware, records),
+    )
+    return Result(outcome, config.model_dump(mode="json"))

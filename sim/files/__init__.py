@@ -1,0 +1,1 @@
+"""Configuration files read with a mark for every value, and text files that appear whole."""

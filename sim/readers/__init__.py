@@ -1,0 +1,1 @@
+"""Trace files in and out: public formats, and our own CSV."""

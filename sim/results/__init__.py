@@ -1,0 +1,1 @@
+"""What a finished run says: instants to seconds, tables, a summary, files."""

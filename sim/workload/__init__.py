@@ -1,0 +1,1 @@
+"""Workloads: arrivals, lengths and adapters, from declared numbers or a trace file."""
