@@ -33,6 +33,7 @@ class Trace:
         notes: what was changed or dropped while the trace was made, as (what, rows).
         lacks: what its source does not tell and is drawn before it is simulated; until then stamps and lengths are 0
             and every row is for the base model.
+        line: shape (n,), int64, the line of its file that each request was read from, from 1; None: from no such file.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Trace:
     adapter: npt.NDArray[np.int64]
     notes: tuple[tuple[str, int], ...] = field(default=())
     lacks: frozenset[Part] = field(default=frozenset())
+    line: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -51,12 +53,13 @@ class Trace:
         """Return the trace with one more note."""
         return replace(self, notes=(*self.notes, (what, int(rows))))
 
-    def kept(self, rows: npt.NDArray[np.bool_]) -> Self:
-        """Return the trace with these rows only; `rows` has shape (n,)."""
+    def kept(self, rows: npt.NDArray[np.bool_] | slice) -> Self:
+        """Return the trace with these rows only; `rows` is a slice, or has shape (n,)."""
         return replace(
             self,
             arrival_s=self.arrival_s[rows],
             prompt_tokens=self.prompt_tokens[rows],
             output_tokens=self.output_tokens[rows],
             adapter=self.adapter[rows],
+            line=None if self.line is None else self.line[rows],
         )

@@ -64,3 +64,12 @@ def test_a_run_of_no_requests_has_an_empty_table_in_parts_too(tmp_path: Path) ->
     run = Run(trace, (Records(),), [0], nothing, "fifo", "a40", "llama", 1)
     path = Result(run).save(tmp_path / "none")
     assert list(pd.read_parquet(path / "requests.parquet").columns) == list(requests_frame(run).columns)
+
+
+def test_the_line_that_a_request_was_read_from_stands_in_its_row_and_is_null_where_there_is_none() -> None:
+    run = served_by_two()
+    assert requests_frame(run).trace_line.isna().all()
+    line = np.arange(len(run.trace), dtype=np.int64) + 2
+    read = replace(run, trace=replace(run.trace, line=line))
+    parts = list(requests_in_parts(read, 40))
+    assert pd.concat(parts).trace_line.tolist() == line.tolist()

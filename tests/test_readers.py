@@ -153,6 +153,13 @@ def test_unsorted_rows_are_sorted_with_equal_stamps_in_file_order(tmp_path: Path
     }
 
 
+def test_every_request_knows_the_line_that_it_was_read_from(tmp_path: Path) -> None:
+    trace = read_trace(put(tmp_path, vidur("5,1,1", "3,2,1", "4,3,0", "", "1,4,1")))
+    assert trace.line is not None
+    assert trace.line.tolist() == [6, 3, 2]
+    assert trace.prompt_tokens.tolist() == [4, 2, 1]
+
+
 def test_a_clean_file_has_no_notes(tmp_path: Path) -> None:
     assert read_trace(put(tmp_path, vidur("0,1,1", "1,1,1"))).notes == ()
 

@@ -27,6 +27,7 @@ S = 10**12
 SIZES = (7, 1000, 4000)
 COLUMNS = [
     "request_id",
+    "trace_line",
     "adapter_id",
     "adapter_rank",
     "adapter_bytes",

@@ -39,6 +39,7 @@ class _Table:
     output: FloatArray
     usable: BoolArray
     adapter: IntArray
+    line: IntArray
     palette: tuple[AdapterSpec | None, ...]
     notes: list[tuple[str, int]]
     lacks: frozenset[Part]
@@ -47,20 +48,22 @@ class _Table:
 def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     """Turn all chunks into columns; raises TraceError with everything that was wrong."""
     kind = rows.format
-    parts: list[tuple[TimeArray, BoolArray, FloatArray, FloatArray, IntArray]] = []
+    parts: list[tuple[TimeArray, BoolArray, FloatArray, FloatArray, IntArray, IntArray]] = []
     adapters = Adapters(ranks)
     for lines, columns in rows.chunks:
         time, present = _stamps(kind, columns, lines, problems)
         prompt = tokens(columns[kind.prompt], lines, kind.prompt, problems)
         output = tokens(columns[kind.output], lines, kind.output, problems)
-        parts.append((time, present, prompt, output, adapters.column(kind.adapter, columns, lines, problems)))
+        adapter = adapters.column(kind.adapter, columns, lines, problems)
+        parts.append((time, present, prompt, output, adapter, np.asarray(lines, dtype=np.int64)))
     problems.settle()
     if not parts:
         problems.fail(1, "a header and no rows; at least one request is needed")
-    time, present, prompt, output, adapter = (np.concatenate(column) for column in zip(*parts, strict=True))
+    time, present, prompt, output, adapter, line = (np.concatenate(column) for column in zip(*parts, strict=True))
     usable = present & ~np.isnan(prompt) & ~np.isnan(output)
     notes = sorted(rows.passed_over.items()) + adapters.notes()
-    return _Table(kind, time, prompt, output, usable, adapter, tuple(adapters.specs), notes, _lacks(kind, adapters))
+    palette, lacks = tuple(adapters.specs), _lacks(kind, adapters)
+    return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, lacks)
 
 
 def _stamps(
@@ -204,6 +207,7 @@ def _read_rows(source: Path, wanted: Wanted, zero_output: str, ranks: Sequence[i
         adapter=table.adapter[order],
         notes=tuple(table.notes),
         lacks=table.lacks,
+        line=table.line[order],
     )
 
 

@@ -7,7 +7,6 @@ parts of a latency add up to it in any order of addition. Instants are plain tic
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +52,7 @@ class Offered:
 
     def __init__(self, trace: Trace, records: Sequence[Records], span: range | None = None) -> None:
         self.span = range(len(trace)) if span is None else span
-        self.trace = trace if span is None else _stretch(trace, span)
+        self.trace = trace if span is None else trace.kept(slice(span.start, span.stop))
         self.records = tuple(records)
         self._rows = [_rows(one.requests["request"], self.span, len(trace)) for one in self.records]
         self.replica = np.full(len(self.trace), -1, dtype=np.int16)
@@ -107,17 +106,6 @@ class Offered:
         source = self.column("source", NO_ADAPTER)
         counted = (source != NO_ADAPTER) & (self.instant("admitted") != NEVER)
         return np.where(counted, np.isin(source, HITS), -1)
-
-
-def _stretch(trace: Trace, span: range) -> Trace:
-    ids = slice(span.start, span.stop)
-    return replace(
-        trace,
-        arrival_s=trace.arrival_s[ids],
-        prompt_tokens=trace.prompt_tokens[ids],
-        output_tokens=trace.output_tokens[ids],
-        adapter=trace.adapter[ids],
-    )
 
 
 def _rows(ids: IntArray, span: range, n: int) -> tuple[slice | IntArray, IntArray]:

@@ -87,6 +87,7 @@ def _identity(offered: Offered, adapter_bytes: Sequence[int], predicted_tokens: 
     known = offered.known
     return {
         "request_id": np.arange(offered.span.start, offered.span.stop, dtype=np.int64),
+        "trace_line": _line(trace),
         "adapter_id": text_column(ids[trace.adapter]),
         "adapter_rank": ranks[trace.adapter].astype(np.int16),
         "adapter_bytes": sizes[trace.adapter],
@@ -99,6 +100,11 @@ def _identity(offered: Offered, adapter_bytes: Sequence[int], predicted_tokens: 
         "wrs": np.where(known, offered.column("weight_ppm") / 10**6, np.nan),
         "queue_id": _nullable(offered.column("lane"), known, "Int16"),
     }
+
+
+def _line(trace: Trace) -> pd.Series:
+    line = np.zeros(len(trace), dtype=np.int64) if trace.line is None else trace.line
+    return _nullable(line, line > 0, "Int64")
 
 
 def _instants(offered: Offered) -> dict[str, object]:
@@ -142,7 +148,7 @@ def _outcome(offered: Offered, ttft_s: object, ttft_slo_s: float | None) -> dict
     }
 
 
-def _nullable(values: np.ndarray, known: np.ndarray, dtype: Literal["Int16", "boolean"]) -> pd.Series:
+def _nullable(values: np.ndarray, known: np.ndarray, dtype: Literal["Int16", "Int64", "boolean"]) -> pd.Series:
     import pandas as pd  # noqa: PLC0415
 
     column: pd.Series = pd.Series(values).astype(dtype).where(known)
