@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -13,9 +14,9 @@ def at_least(name: str, value: Number, least: float) -> Number:
     """Return the value.
 
     Raises:
-        ValueError: if it is below `least` or not a number.
+        ValueError: if it is below `least`, infinite or not a number.
     """
-    if value >= least:
+    if least <= value < inf:
         return value
     msg = f"{name} must be at least {least}, got {value!r}"
     raise ValueError(msg)
@@ -25,9 +26,9 @@ def above(name: str, value: Number, bound: float) -> Number:
     """Return the value.
 
     Raises:
-        ValueError: if it is not above `bound`.
+        ValueError: if it is not above `bound`, or infinite.
     """
-    if value > bound:
+    if bound < value < inf:
         return value
     msg = f"{name} must be above {bound}, got {value!r}"
     raise ValueError(msg)

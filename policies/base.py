@@ -20,15 +20,13 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Adapter:
     """One LoRA adapter; compared by identity, so it is a cheap dictionary key."""
 
-    __slots__ = ("id", "rank", "size_bytes")
-
-    def __init__(self, id: str, rank: int, size_bytes: int) -> None:  # noqa: A002 - the field's own word
-        self.id = id
-        self.rank = rank
-        self.size_bytes = size_bytes
+    id: str
+    rank: int
+    size_bytes: int
 
     def __repr__(self) -> str:
         return f"Adapter({self.id!r}, rank={self.rank}, size_bytes={self.size_bytes})"
@@ -96,7 +94,8 @@ class Facts:
         adapters: every adapter that is registered with the deployment.
         prefill_s: seconds of a prefill iteration over one prompt, from its tokens and its adapter's rank (0: none).
         decode_s: seconds of one decode step over a batch, from the adapter of each request, KV reads left out.
-        future: yields (arrival_s, adapter) of the whole workload in order of arrival; only for offline bounds.
+        future: yields (arrival_s, adapter) of the whole workload in order of arrival; only for offline bounds. Raises
+            LookupError with several replicas or in a closed loop, where nobody knows when what reaches which engine.
     """
 
     kv_token_bytes: int

@@ -16,7 +16,7 @@ class EarlyAbort(Scheduler):
 
     Attributes:
         slo_s: seconds to the first token beyond which an answer is worth nothing.
-        margin_s: seconds that the first token is expected to take after admission.
+        margin_s: seconds that the first token is expected to take after admission; less than `slo_s`.
     """
 
     name = "early-abort"
@@ -25,6 +25,9 @@ class EarlyAbort(Scheduler):
     def __init__(self, *, slo_s: float = 6.0, margin_s: float = 0.5) -> None:
         self.slo_s = above("slo_s", slo_s, 0)
         self.margin_s = at_least("margin_s", margin_s, 0)
+        if margin_s >= slo_s:
+            msg = f"margin_s must be below slo_s, or every request is late when it arrives, got {margin_s} and {slo_s}"
+            raise ValueError(msg)
         self._waiting: list[tuple[float, int, Request]] = []
         self._alarm = Alarm()
         self._rate = 1  # estimates in whole requests, as the source rounds them down

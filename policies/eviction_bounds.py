@@ -21,7 +21,7 @@ class Belady(Cache):
 
     A request that has arrived since the adapter's last use still waits, so that use is imminent. The order of arrival
     stands for the order of admission, which a scheduler may change; and it is misses that are bounded, not latency.
-    Without a known future all adapters tie, and the engine's own order of last use decides.
+    With several replicas or in a closed loop the future is not known, and the run is refused.
 
     Attributes:
         by: "count" evicts the greatest distance to the next use, which gives the fewest misses if sizes are equal;

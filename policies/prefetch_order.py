@@ -98,8 +98,8 @@ class Markov(Foreseeing):
 class Oracle(Foreseeing):
     """Bring in the adapters of the requests that really come next, as a bound for what prediction could give.
 
-    The future is that of the whole workload, with what a router sends elsewhere. It is a bound for what to bring in,
-    not for what to evict, and nothing is fetched before the first request with an adapter.
+    It is a bound for what to bring in, not for what to evict, and nothing is fetched before the first request with an
+    adapter. With several replicas or in a closed loop the future is not known, and the run is refused.
 
     Attributes:
         lookahead: next requests that are looked at, those without an adapter among them.

@@ -17,6 +17,7 @@ from policies.base import (
     Facts,
     FloatArray,
     IntArray,
+    Policy,
     Predictor,
     Prefetch,
     Request,
@@ -27,7 +28,7 @@ from sim.config import Loaded, RunConfig
 from sim.core import Core
 from sim.costs import CostModel
 from sim.engine import Replica, simulate
-from sim.facts import decode_s, future, prefill_s
+from sim.facts import UntoldFutureError, decode_s, future, prefill_s, untold_future
 from sim.files.yamlfile import ConfigError, Marks, Problem, find_mark
 from sim.fleet import Fleet
 from sim.hardware import Hardware, load_hardware
@@ -40,7 +41,7 @@ from sim.serving.memory import MemoryLimits
 from sim.serving.options import EngineOptions
 from sim.serving.records import Records
 from sim.serving.ticks import TICKS_PER_S, to_seconds, to_ticks
-from sim.sizing import engine_options, loading_costs, memory_limits, parallel_of
+from sim.sizing import engine_options, loading_costs, memory_limits, parallel_of, slots_of
 from sim.trace import Trace
 from sim.workload.making import make_trace, streams
 from sim.workload.shorten import taken_as_given
@@ -106,8 +107,8 @@ def deploy(
     """
     config = loaded.config
     _check_client(loaded)
-    parallel = parallel_of(config)
     hardware, model = gpu or load_hardware(config.hardware), load_model(config.model)
+    parallel = parallel_of(config, hardware)
     _check_parallel(loaded, model)
     trace = make_trace(config.workload, config.seed, model) if trace is None else taken_as_given(trace, model)
     _check_span(trace)
@@ -117,7 +118,7 @@ def deploy(
         config.costs,
         modules=config.adapters.modules,
         loading=loading_costs(config, model),
-        slots=config.adapters.slots or 0,
+        slots=slots_of(config),
         parallel=parallel,
     )
     limits = memory_limits(config, parallel.as_one(hardware), model, trace)
@@ -140,13 +141,20 @@ def deploy(
 
 
 def _predicted(predictor: Predictor, trace: Trace, uniform: FloatArray, marks: Marks) -> IntArray:
-    predicted = np.asarray(predictor.predict(trace.prompt_tokens, trace.output_tokens, uniform))
+    lengths = _read_only(trace.prompt_tokens), _read_only(trace.output_tokens)
+    predicted = np.asarray(predictor.predict(*lengths, uniform))
     if predicted.shape != (len(trace),) or predicted.dtype.kind not in "iu" or predicted.min(initial=1) < 1:
         key = ("predictor",)
         got = f"{predicted.dtype} of shape {predicted.shape}, from {predicted.min(initial=1)} up"
         message = f"{type(predictor).__name__}.predict gave {got}; {len(trace)} whole numbers from 1 up are expected"
         raise ConfigError([Problem(key, message, find_mark(marks, key))])
     return predicted
+
+
+def _read_only(column: IntArray) -> IntArray:
+    view = column.view()
+    view.flags.writeable = False  # these are the true lengths, and what a predictor writes into them would be served
+    return view
 
 
 def _policies(loaded: Loaded, facts: Facts) -> Policies:
@@ -156,9 +164,17 @@ def _policies(loaded: Loaded, facts: Facts) -> Policies:
         resolve(config.cache, "cache", marks=marks),
         resolve(config.prefetch, "prefetch", marks=marks),
     )
-    for policy in policies:
-        policy.start(facts)
+    for seam, policy in zip(Policies._fields, policies, strict=True):
+        _start(policy, seam, facts, marks)
     return policies
+
+
+def _start(policy: Policy, seam: str, facts: Facts, marks: Marks) -> None:
+    try:
+        policy.start(facts)
+    except UntoldFutureError as error:
+        message = f"{type(policy).__name__} has to know the future, and {error}"
+        raise ConfigError([Problem((seam,), message, find_mark(marks, (seam,)))]) from None
 
 
 def _check_unshared(policies: Sequence[Policies]) -> None:
@@ -256,6 +272,10 @@ def _check_span(trace: Trace) -> None:
         raise ConfigError([msg])
 
 
+def _knows_the_order(config: RunConfig) -> bool:
+    return config.replicas == 1 and config.client.max_concurrency is None
+
+
 def _facts(
     config: RunConfig,
     limits: MemoryLimits,
@@ -280,7 +300,7 @@ def _facts(
         adapters=tuple(adapter for adapter in adapters if adapter is not None),
         prefill_s=partial(prefill_s, costs),
         decode_s=partial(decode_s, costs),
-        future=partial(future, trace, adapters),
+        future=partial(future, trace, adapters) if _knows_the_order(config) else untold_future,
     )
 
 
@@ -293,9 +313,9 @@ def check_config(loaded: Loaded) -> None:
     """
     config = loaded.config
     problems = problems_of({seam: getattr(config, seam) for seam in SEAMS}, loaded.marks)
-    hardware = parallel_of(config).as_one(load_hardware(config.hardware))
+    card = load_hardware(config.hardware)
     try:
-        memory_limits(config, hardware, load_model(config.model), None)
+        memory_limits(config, parallel_of(config, card).as_one(card), load_model(config.model), None)
     except ConfigError as error:
         problems += error.problems
     if problems:

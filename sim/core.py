@@ -29,7 +29,7 @@ from sim.serving.seats import Seats
 from sim.serving.shape import BatchShape, Costs
 from sim.serving.steps import Decode, Horizon, Mixed, Prefill, Step
 from sim.serving.stopping import Stops
-from sim.serving.ticks import TICKS_PER_S
+from sim.serving.ticks import TICKS_PER_S, to_ticks
 
 MOST_WAKES_AT_ONCE = 1000  # a policy that wants to be woken for ever would hang the run
 
@@ -87,8 +87,8 @@ class Core:
         self._counts_steps = type(scheduler).wakes_at_step is not Scheduler.wakes_at_step
         self.grows_on_demand = options.reserve != "peak"
         self._planned: Step | None = None
-        self._woken_s: float | None = None
-        self._wakes_there = 0  # further wakes at that instant
+        self._woken_at = -1
+        self._wakes_there = 0  # further wakes at that tick
         self.timed = [one for one in (scheduler, prefetch) if type(one).wakes_at_s is not Timed.wakes_at_s]
 
     def submit(self, job: Job, now: int) -> None:
@@ -130,17 +130,17 @@ class Core:
         Raises:
             RuntimeError: if one declares the same instant for ever.
         """
-        self._wakes_there = self._wakes_there + 1 if now_s == self._woken_s else 0
-        self._woken_s = now_s
+        at = to_ticks(now_s)
+        self._wakes_there = self._wakes_there + 1 if at == self._woken_at else 0
+        self._woken_at = at
+        due = [policy for policy in self.timed if (at_s := policy.wakes_at_s()) is not None and at_s <= now_s]
         if self._wakes_there > MOST_WAKES_AT_ONCE:
-            names = ", ".join(type(policy).__name__ for policy in self.timed)
-            msg = f"{names}: woken {self._wakes_there} times at {now_s:g} s, a policy declares that instant again"
+            names = " and ".join(type(policy).__name__ for policy in due)
+            msg = f"{names}: woken {self._wakes_there} times at {now_s:g} s, it declares that instant again and again"
             raise RuntimeError(msg)
-        for policy in self.timed:
-            wakes_at_s = policy.wakes_at_s()
-            if wakes_at_s is not None and wakes_at_s <= now_s:
-                policy.woken(now_s)
-                self.something_changed()
+        for policy in due:
+            policy.woken(now_s)
+            self.something_changed()
 
     def wakes_at_step(self) -> int | None:
         """Return the decode step at which the scheduler must be asked again, whatever happens."""

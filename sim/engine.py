@@ -48,7 +48,8 @@ class Replica:
     ) -> None:
         self._env = env
         self.records = records
-        self.core = build(SimLink(env, self._loaded))
+        self._link = SimLink(env, self._loaded)
+        self.core = build(self._link)
         self._idle_poll_ticks = idle_poll_ticks
         self._boundary = boundary
         self._bell: Bell | None = None
@@ -137,7 +138,7 @@ class Replica:
         if self._timer_s != due_s:
             return  # it was forgotten; waking the engine for nothing could start a round before its time
         self._timer_s = None
-        is_stuck = self.is_last_call and not self.core.live
+        is_stuck = self.is_last_call and not self.core.live and not self._link.is_busy
         self._fruitless = self._fruitless + 1 if is_stuck else 0
         if self._fruitless > MAX_FRUITLESS_TIMERS:
             waiting = len(self.core.waiting)

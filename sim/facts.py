@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Never
 
 from policies.base import Adapter
 from sim.serving.shape import Costs
-from sim.serving.ticks import to_seconds
+from sim.serving.ticks import to_seconds, to_ticks
 from sim.trace import Trace
 
 
@@ -26,6 +27,20 @@ def decode_s(costs: Costs, batch: Sequence[Adapter | None]) -> float:
 
 
 def future(trace: Trace, adapters: Sequence[Adapter | None]) -> Iterator[tuple[float, Adapter | None]]:
-    """Yield when each request of a trace arrives, in seconds, and its adapter."""
+    """Yield when each request of a trace arrives, as it will be told in `Request.arrival_s`, and its adapter."""
     for at_s, index in zip(trace.arrival_s.tolist(), trace.adapter.tolist(), strict=True):
-        yield at_s, adapters[index]
+        yield to_seconds(to_ticks(at_s)), adapters[index]
+
+
+class UntoldFutureError(LookupError):
+    """A policy has asked for a future that nobody knows."""
+
+
+def untold_future() -> Never:
+    """Refuse to tell the future.
+
+    Raises:
+        UntoldFutureError: always.
+    """
+    msg = "with several replicas or in a closed loop nobody knows when which request reaches which engine"
+    raise UntoldFutureError(msg)

@@ -120,6 +120,18 @@ class Lora(Group):
     weight_bytes_per_s: Rate
 
 
+class Interconnect(Group):
+    """What ties several of these GPUs together when they work as one.
+
+    Attributes:
+        all_reduce_bytes_per_s: rate of an all-reduce in one direction, per GPU (the bus bandwidth of nccl-tests).
+        all_reduce_s: fixed time of one all-reduce.
+    """
+
+    all_reduce_bytes_per_s: Rate
+    all_reduce_s: Seconds
+
+
 class Host(Group):
     """The CPU that drives the GPU.
 
@@ -155,6 +167,7 @@ class Hardware(Strict):
         link: copies from the host.
         lora: adapter reads.
         host: the CPU; None: as fast as where each engine's host times were found.
+        interconnect: between several of them; None: none but PCIe, see `sim.parallel`.
         measured_on: device, versions and date; required if any group is `measured`.
     """
 
@@ -169,6 +182,7 @@ class Hardware(Strict):
     link: Link
     lora: Lora
     host: Host | None = None
+    interconnect: Interconnect | None = None
     measured_on: MeasuredOn | None = None
 
     @model_validator(mode="after")

@@ -138,8 +138,12 @@ class Parallelism(Section):
 
     tensor: Count = Field(1, description="GPUs that share every layer; adapters and KV are sharded, each has its link")
     gpus_per_switch: Count = Field(1, description="GPUs whose loads share the host link of one switch")
-    all_reduce_bytes_per_s: float = Field(20e9, gt=0, description="rate of an all-reduce per GPU; NVLink: 200e9")
-    all_reduce_s: Seconds = Field(20e-6, description="fixed time of one all-reduce")
+    all_reduce_bytes_per_s: float | None = Field(
+        None, gt=0, description="rate of an all-reduce per GPU; null: the card's, or 20e9 (PCIe 4) if it states none"
+    )
+    all_reduce_s: Seconds | None = Field(
+        None, description="fixed time of one all-reduce; null: the card's, or 20e-6 if it states none"
+    )
 
     @model_validator(mode="after")
     def _switches_hold_whole_engines(self) -> Self:

@@ -21,7 +21,8 @@ class Parallel(NamedTuple):
     Attributes:
         degree: GPUs.
         gpus_per_switch: GPUs whose loads share the host link of one switch.
-        bytes_per_s: rate of an all-reduce in one direction, per GPU (NVLink: hundreds of GB/s; PCIe 4: about 20).
+        bytes_per_s: rate of an all-reduce in one direction, per GPU (NVLink: hundreds of GB/s; PCIe 4: about 20, the
+            default, a prior).
         latency_s: fixed time of one all-reduce.
     """
 

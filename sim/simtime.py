@@ -66,6 +66,11 @@ class SimChannel:
         self.channel.promote(slot, now)
         self._arm()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a transfer is under way."""
+        return self._end is not None
+
     def _arm(self) -> None:
         end = self.channel.next_end()
         if end is not None and end != self._end:
@@ -99,6 +104,11 @@ class SimLink:
         """Treat a queued prefetch as demand from now on, on the disk as on the link."""
         for channel in self._channels.values():
             channel.promote(slot, now)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is on its way."""
+        return any(channel.is_busy for channel in self._channels.values())
 
     def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:
         """Return the ticks until an adapter will have landed; None while it is on the disk or shares the link."""

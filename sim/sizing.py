@@ -21,10 +21,20 @@ if TYPE_CHECKING:
 LONGEST_REQUEST_TOKENS = 3072
 
 
-def parallel_of(config: RunConfig) -> Parallel:
-    """Return the GPUs that work as one."""
-    given = config.parallel
-    return Parallel(given.tensor, given.gpus_per_switch, given.all_reduce_bytes_per_s, given.all_reduce_s)
+def parallel_of(config: RunConfig, hardware: Hardware) -> Parallel:
+    """Return the GPUs that work as one; what a configuration does not say of their all-reduces, the card may."""
+    given, card = config.parallel, hardware.interconnect
+    gpus = Parallel(given.tensor, given.gpus_per_switch)
+    if card is not None:
+        gpus = gpus._replace(bytes_per_s=card.all_reduce_bytes_per_s, latency_s=card.all_reduce_s)
+    if given.all_reduce_bytes_per_s is not None:
+        gpus = gpus._replace(bytes_per_s=given.all_reduce_bytes_per_s)
+    return gpus if given.all_reduce_s is None else gpus._replace(latency_s=given.all_reduce_s)
+
+
+def slots_of(config: RunConfig) -> int:
+    """Return how many slots of the largest rank the engine's kernels run over, 0 without such slots."""
+    return (config.adapters.slots or 0) if config.adapters.memory == "slots" else 0
 
 
 def loading_costs(config: RunConfig, model: Model) -> LoadingCosts:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sim
-from policies.base import Cache, Facts
+from policies.base import Adapter, Cache, Facts, FloatArray, IntArray, Predictor
 from sim.build import deploy
 from sim.config import load_config
 from sim.files.yamlfile import ConfigError
@@ -61,3 +61,30 @@ def test_the_time_series_of_a_very_long_run_stays_small() -> None:
     result = sim.run("slora", trace=two_requests(0.0, 1e6))
     assert 90_000 < len(result.timeseries) <= 100_001
     assert len(sim.run("slora", trace=two_requests(0.0, 50.0)).timeseries) == 51
+
+
+class Scribbles(Predictor):
+    """Writes into what it is given."""
+
+    name = "scribbles"
+
+    def predict(self, prompt_tokens: IntArray, output_tokens: IntArray, uniform: FloatArray) -> IntArray:
+        output_tokens[:] = 10
+        return output_tokens
+
+
+def test_a_predictor_cannot_change_the_lengths_that_are_served() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        sim.run("slora", requests=5, rate=1, predictor=Scribbles)
+
+
+def test_a_policy_cannot_change_an_adapter() -> None:
+    adapter = Adapter("a", 8, 1000)
+    with pytest.raises(AttributeError):
+        adapter.size_bytes = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("change", ["prefetch=rate prefetch.window_s=.inf", "scheduler=sjf scheduler.ageing_s=.nan"])
+def test_a_parameter_that_is_no_finite_number_is_refused(change: str) -> None:
+    with pytest.raises(ConfigError, match=r"window_s|ageing_s"):
+        sim.run("slora", requests=5, rate=1, changes=change.split())

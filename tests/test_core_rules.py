@@ -133,6 +133,30 @@ def test_a_scheduler_that_offers_what_does_not_wait_is_an_error() -> None:
         play(World([(0, 1, 5, None)], scheduler=Twice))
 
 
+def test_a_scheduler_that_squashes_what_does_not_run_is_an_error() -> None:
+    class Wrong(FCFS):
+        def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+            batch.squash(next(iter(waiting)))
+
+    with pytest.raises(RuntimeError, match=r"squashes Request\(0, .* which does not run"):
+        play(World([(0, 1, 5, None)], scheduler=Wrong))
+
+
+def test_a_scheduler_that_never_lets_anybody_end_is_an_error() -> None:
+    class Undone(FCFS):
+        def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+            for request in list(batch.running):
+                batch.squash(request)
+            super().fill(batch, list(waiting), now)
+
+        def wakes_at_step(self) -> int | None:
+            return 0
+
+    world = World([(0, 1, 50, None), (500, 1, 50, None)], costs=PLAIN, scheduler=Undone)
+    with pytest.raises(RuntimeError, match="was stopped 10000 times, and its work begun anew"):
+        play(world)
+
+
 class Asked(FCFS):
     """First come first served, and asks of every request that waits on how long it would wait and run."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -155,6 +156,23 @@ def test_a_timer_does_not_keep_a_run_alive() -> None:
 def test_timers_that_change_nothing_are_an_error_in_the_end() -> None:
     world = World([(0, 1, 1, None)], costs=PLAIN, scheduler=lambda: NotBefore(*range(1000, 10**7, 1000)))
     with pytest.raises(RuntimeError, match="1 requests wait in an idle engine and 1000 timers changed nothing"):
+        play(world)
+
+
+def test_timers_during_a_long_load_are_no_sign_of_being_stuck() -> None:
+    ticks = range(1000, 10**7, 1000)
+    world = World([(0, 1, 1, 0)], [(8, 5_000_000)], costs=PLAIN, total_bytes=10**7, scheduler=lambda: Alarm(*ticks))
+    waiting_in_line = replace(world, blocks_on_load=False)
+    assert told(waiting_in_line, "finish") == [5_000_100]
+
+
+def test_a_policy_that_is_never_done_with_one_instant_is_an_error_that_names_it_alone() -> None:
+    class Again(Alarm):
+        def woken(self, now: float) -> None:
+            pass
+
+    world = World([(0, 1, 1, None), (9000, 1, 1, None)], costs=PLAIN, scheduler=lambda: Again(5000))
+    with pytest.raises(RuntimeError, match=r"^Again: woken 1001 times at 5e-09 s, it declares"):
         play(world)
 
 

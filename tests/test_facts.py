@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import sim
 from policies.base import Adapter, Cache, Facts
-from sim.build import deploy
+from sim.build import deploy, jobs
 from sim.config import load_config
 from sim.facts import decode_s, prefill_s
+from sim.files.yamltext import ConfigError
 from sim.trace import AdapterSpec, Trace
 
 SPECS = (AdapterSpec("a", 8), None, AdapterSpec("b", 64))
@@ -44,6 +46,22 @@ def test_the_future_is_the_trace_with_the_same_adapters(facts: Facts) -> None:
     a, b = facts.adapters
     assert list(facts.future()) == [(0.0, b), (0.5, None), (2.0, a)]
     assert list(facts.future()) == list(facts.future())
+
+
+def test_the_future_tells_arrivals_to_the_bit_as_requests_do() -> None:
+    trace = sim.run("slora", requests=300, rate=7).run.trace
+    loaded = load_config("slora")
+    deployment = deploy(loaded._replace(config=loaded.config.model_copy(update={"cache": {"kind": Spy}})), trace)
+    told = [at_s for at_s, _ in Spy.told.future()]
+    assert told == [job.request.arrival_s for job in jobs(deployment, [None] * len(trace.palette))]
+    assert told != trace.arrival_s.tolist()  # which have parts of a picosecond
+
+
+@pytest.mark.parametrize("policy", ["cache=belady", "prefetch=oracle"])
+@pytest.mark.parametrize("change", ["replicas=2", "client.max_concurrency=3"])
+def test_a_bound_is_refused_where_nobody_knows_the_order_at_an_engine(policy: str, change: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set (cache|prefetch)=\w+: .* has to know the future, and with several"):
+        sim.run("slora", requests=5, rate=1, changes=[policy, change])
 
 
 def test_a_longer_prompt_and_a_larger_rank_take_longer_to_prefill(facts: Facts) -> None:

@@ -31,6 +31,23 @@ def test_a_setting_that_idles_is_told_with_the_reason(change: str, said: str) ->
     assert idle_settings(load_config("slora", [change]).config) == [said]
 
 
+@pytest.mark.parametrize(
+    ("system", "others", "change"),
+    [
+        ("vllm", ("adapters.memory=unified",), "adapters.slots=64"),
+        ("vllm", ("adapters.memory=idle",), "adapters.slots=64"),
+        ("slora", (), "adapters.slots=8"),
+        ("slora", (), "adapters.reserved_bytes=1000000"),
+        ("slora", (), "limits.step_tokens=64"),
+        ("slora", (), "admission.watermark=0.1"),
+    ],
+)
+def test_a_setting_that_idles_changes_nothing(system: str, others: tuple[str, ...], change: str) -> None:
+    other = sim.run(system, requests=60, rate=6, changes=[*others, change])
+    assert any(one.startswith(change.split("=", maxsplit=1)[0]) for one in other.summary["idle_settings"])
+    assert other.requests.equals(sim.run(system, requests=60, rate=6, changes=others).requests)
+
+
 def test_a_setting_that_acts_is_not_told() -> None:
     assert idle_settings(load_config("vllm", ["adapters.slots=4", "limits.step_tokens=64"]).config) == []
 

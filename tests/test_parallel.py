@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 
 import sim
+from sim.config import load_config
 from sim.costs import CostModel, EngineCosts, LoadingCosts
 from sim.files.yamlfile import ConfigError
 from sim.hardware import load_hardware
 from sim.models import load_model
 from sim.parallel import Parallel
 from sim.serving.ticks import to_seconds
+from sim.sizing import parallel_of
+from tests.commands import chameleon
 
 A40 = load_hardware("a40")
 MIB = 1 << 20
@@ -68,6 +71,49 @@ def test_a_model_that_one_card_cannot_hold_runs_on_four() -> None:
     assert result.summary["requests"]["completed"] == 5
 
 
+def gpus(hardware: str, *changes: str) -> Parallel:
+    config = load_config("slora", ["parallel.tensor=4", *changes], {"hardware": hardware}).config
+    return parallel_of(config, load_hardware(hardware))
+
+
+def test_what_ties_gpus_together_is_the_card_s_unless_it_is_given_and_pcie_where_the_card_says_nothing() -> None:
+    h100 = load_hardware("h100").interconnect
+    assert h100 is not None
+    assert gpus("h100")[2:] == (h100.all_reduce_bytes_per_s, h100.all_reduce_s)
+    assert gpus("h100", "parallel.all_reduce_bytes_per_s=1e9")[2:] == (1e9, h100.all_reduce_s)
+    assert gpus("h100", "parallel.all_reduce_s=0")[2:] == (h100.all_reduce_bytes_per_s, 0)
+    assert load_hardware("l40s").interconnect is None
+    assert gpus("l40s")[2:] == Parallel()[2:]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "changes", "origin", "warns"),
+    [
+        ("h100", (), "prior", False),
+        ("l40s", (), "prior", True),
+        ("l40s", ("parallel.all_reduce_bytes_per_s=2e11",), "given", False),
+    ],
+)
+def test_a_run_on_several_gpus_says_where_the_rate_of_its_all_reduces_comes_from(
+    hardware: str, changes: tuple[str, ...], origin: str, *, warns: bool
+) -> None:
+    result = sim.run("slora", hardware=hardware, requests=5, rate=1, changes=["parallel.tensor=2", *changes])
+    assert result.summary["costs"]["origins"]["interconnect"] == origin
+    assert any("all-reduces at 20 GB/s" in one for one in result.summary["costs"]["warnings"]) == warns
+
+
+def test_a_run_on_one_gpu_speaks_of_no_interconnect() -> None:
+    assert "interconnect" not in sim.run("slora", hardware="h100", requests=5, rate=1).summary["costs"]["origins"]
+
+
 def test_a_switch_holds_no_more_gpus_than_the_engine_has() -> None:
     with pytest.raises(ConfigError, match="gpus_per_switch"):
         sim.run("slora", requests=5, rate=1, changes=["parallel.tensor=2", "parallel.gpus_per_switch=4"])
+
+
+def test_the_command_takes_a_model_that_only_several_cards_hold() -> None:
+    big = ("run", "slora", "--model", "llama-2-70b", "--requests", "5", "--rate", "1")
+    said = chameleon(*big)
+    assert said.code == 2
+    assert "does not fit a40" in said.err
+    assert "Successful requests" in chameleon(*big, "--set", "parallel.tensor=4").out

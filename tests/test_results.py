@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 import sim
+from policies.base import Batch, Request
+from policies.scheduling import FCFS
 from sim.results.frames import adapters_frame, p99_over_time, requests_frame, timeseries_frame
 from sim.results.result import Result, Run, vllm_style_report
 from sim.results.stability import stability
@@ -506,3 +508,21 @@ def test_what_requests_waited_at_their_client_stands_in_the_summary() -> None:
     waited = sim.run("slora", requests=40, rate=50, changes="client.max_concurrency=2").summary["client"]
     assert waited["max_wait_s"] > waited["mean_wait_s"] > 0
     assert sim.run("slora", requests=40, rate=50).summary["client"] == {"mean_wait_s": 0.0, "max_wait_s": 0.0}
+
+
+class TurnsAway(FCFS):
+    """Serves nobody."""
+
+    name = "turns-away"
+
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        for request in list(waiting):
+            batch.abort(request, "closed")
+
+
+def test_where_all_were_turned_away_throughput_is_nothing_over_the_time_that_they_took_to_come() -> None:
+    result = sim.run("slora", requests=50, rate=5, scheduler=TurnsAway)
+    throughput = result.summary["throughput"]
+    arrival_s = result.run.trace.arrival_s
+    assert throughput["duration_s"] == pytest.approx(arrival_s[-1] - arrival_s[0])
+    assert throughput["requests_per_s"] == 0

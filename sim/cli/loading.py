@@ -57,6 +57,7 @@ def _names(loaded: Loaded, flags: dict[str, Any]) -> list[Problem]:
     from sim.files.yamlfile import ConfigError, Problem  # noqa: PLC0415
     from sim.hardware import load_hardware  # noqa: PLC0415
     from sim.models import load_model  # noqa: PLC0415
+    from sim.sizing import parallel_of  # noqa: PLC0415
 
     config, problems = loaded.config, []
 
@@ -72,7 +73,9 @@ def _names(loaded: Loaded, flags: dict[str, Any]) -> list[Problem]:
     look_up("hardware", config.hardware, load_hardware)
     look_up("model", config.model, load_model)
     if not problems and config.memory.reserve_bytes is None:
-        look_up("model", config.model, lambda name: load_hardware(config.hardware).pool_bytes(load_model(name)))
+        card = load_hardware(config.hardware)
+        gpus = parallel_of(config, card).as_one(card)
+        look_up("model", config.model, lambda name: gpus.pool_bytes(load_model(name)))
     trace = config.workload.trace
     if trace is not None and not trace.exists():  # a folder for ServeGen or GenTD26
         mark = loaded.marks.get(("workload", "trace"))

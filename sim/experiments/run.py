@@ -15,6 +15,7 @@ from sim.experiments.faults import told_of_answers, told_of_code
 from sim.hardware import Hardware
 from sim.idle_settings import idle_settings
 from sim.names import SEAMS, did_you_mean
+from sim.parallel import Parallel
 from sim.results.isolated import isolated_ticks
 from sim.results.result import Result, Run
 from sim.serving.records import Records
@@ -104,12 +105,24 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
     return result_of(deployment, *records)
 
 
+def _origins(config: RunConfig, hardware: Hardware) -> dict[str, str]:
+    """Return where each group of costs comes from; what ties GPUs together is one where there are several."""
+    given, card = config.parallel, hardware.interconnect
+    if given.tensor == 1:
+        return hardware.told_origins
+    is_given = given.all_reduce_bytes_per_s is not None
+    return {**hardware.told_origins, "interconnect": "given" if is_given else card.origin if card else "prior"}
+
+
 def _warnings(config: RunConfig, hardware: Hardware, records: Sequence[Records]) -> list[str]:
     warnings = list(hardware.warnings(max(int(one.prefills["tokens"].max(initial=1)) for one in records)))
     factor = 1.0 if hardware.host is None or config.costs.host_factor is not None else hardware.host.factor
     if factor != 1:
         machine = f"the machine of the runs that {config.hardware} was fitted to"
         warnings.append(f"host times are x {factor:g}: those of {machine}, not of the card (costs.host_factor sets it)")
+    if config.parallel.tensor > 1 and config.parallel.all_reduce_bytes_per_s is None and hardware.interconnect is None:
+        rate = f"all-reduces at {Parallel().bytes_per_s / 1e9:g} GB/s, as over PCIe 4"
+        warnings.append(f"{rate}: {config.hardware} states no interconnect (parallel.all_reduce_bytes_per_s sets it)")
     return warnings
 
 
@@ -128,7 +141,7 @@ def result_of(deployment: Deployment, *records: Records) -> Result:
         kv_token_bytes=deployment.limits.kv_token_bytes,
         ttft_slo_s=config.ttft_slo_s,
         link_copies=config.loading.copies,
-        cost_origins=hardware.told_origins,
+        cost_origins=_origins(config, hardware),
         idle_settings=idle_settings(config),
         isolated=partial(isolated_ticks, deployment.trace, deployment.costs, deployment.options),
         cost_warnings=_warnings(config, hardware, records),

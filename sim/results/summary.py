@@ -92,6 +92,8 @@ def _spans_s(offered: Offered) -> tuple[float, float]:
     sent = offered.sent()
     start = int(sent.min(initial=NEVER))
     end = max((one.end for one in offered.records), default=0)
+    came = offered.instant("arrival")
+    end = max(end, int(came[came != NEVER].max(initial=0)))  # where all were turned away no step has ended
     last = int(offered.instant("finish")[offered.completed].max(initial=-1))
     duration = (last if last >= 0 else end) - start
     return max(duration, 0) / TICKS_PER_S, max(end - start, 0) / TICKS_PER_S

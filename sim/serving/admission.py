@@ -122,8 +122,12 @@ class Round:
         return False
 
     def squash(self, victim: Request) -> None:
-        """Stop a running request, drop its KV and make it wait again; its work is repeated later."""
-        job = self._core.live[victim.id]
+        """Stop a running request, drop its KV and make it wait again; its work is repeated later.
+
+        Raises:
+            RuntimeError: if the request does not run.
+        """
+        job = self._running(victim, "squashes")
         self._core.stops.squash(job)
         self.stopped.append(job)
 
@@ -133,10 +137,7 @@ class Round:
         Raises:
             RuntimeError: if the request does not run.
         """
-        job = self._core.live.get(request.id)
-        if job is None or job not in self._core.running:
-            msg = f"a scheduler preempts {request!r}, which does not run"
-            raise RuntimeError(msg)
+        job = self._running(request, "preempts")
         self._core.stops.preempt(job, self._core.options.preempted, self._now)
         self.stopped.append(job)
 
@@ -183,6 +184,13 @@ class Round:
             self.refusal = self._refusal(job)
             if self.refusal not in SHORTAGES:
                 return
+
+    def _running(self, request: Request, what: str) -> Job:
+        job = self._core.live.get(request.id)
+        if job is None or job not in self._core.running:
+            msg = f"a scheduler {what} {request!r}, which does not run"
+            raise RuntimeError(msg)
+        return job
 
     def _waiting(self, request: Request) -> Job:
         job = self._core.waiting.get(request.id)

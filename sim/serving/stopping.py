@@ -12,6 +12,8 @@ from sim.serving.records import NEVER
 if TYPE_CHECKING:
     from sim.core import Core
 
+MOST_STOPS = 10_000  # of one request: a scheduler that always stops whom it has admitted would hang the run
+
 
 class Stops:
     """Takes requests out of the batch, and makes room for the others to grow."""
@@ -147,6 +149,9 @@ class Stops:
     def _stop(self, job: Job) -> None:
         core = self._core
         job.preemptions += 1
+        if job.preemptions > MOST_STOPS:
+            msg = f"{job.request!r} was stopped {MOST_STOPS} times, and its work begun anew"
+            raise RuntimeError(msg)
         core.ledger.stopped(job, core.step - job.start_step)
         core.seats.leave_running(job)
         core.something_changed()
