@@ -18,7 +18,7 @@ def at_least(name: str, value: Number, least: float) -> Number:
     """
     if least <= value < inf:
         return value
-    msg = f"{name} must be at least {least}, got {value!r}"
+    msg = f"{name} must be {'finite' if value == inf else f'at least {least}'}, got {value!r}"
     raise ValueError(msg)
 
 
@@ -30,7 +30,7 @@ def above(name: str, value: Number, bound: float) -> Number:
     """
     if bound < value < inf:
         return value
-    msg = f"{name} must be above {bound}, got {value!r}"
+    msg = f"{name} must be {'finite' if value == inf else f'above {bound}'}, got {value!r}"
     raise ValueError(msg)
 
 

@@ -263,11 +263,13 @@ def _check_client(loaded: Loaded) -> None:
 
 
 def _check_span(trace: Trace) -> None:
-    span_s = float(trace.arrival_s.max(initial=0.0))
-    if span_s > LONGEST_SPAN_S:
+    last_s = float(trace.arrival_s.max(initial=0.0))
+    if last_s > LONGEST_SPAN_S:
+        first_s = float(trace.arrival_s.min())
+        advice = "subtract the first stamp" if first_s > last_s / 2 else "ask for fewer requests or a higher rate"
         msg = (
-            f"workload: {len(trace)} requests arrive over {span_s:.3g} s; at most {LONGEST_SPAN_S:.3g} s can be "
-            "simulated in picoseconds - ask for fewer requests or a higher rate"
+            f"workload: {len(trace)} requests arrive from {first_s:.10g} to {last_s:.10g} s; at most "
+            f"{LONGEST_SPAN_S:.3g} s can be simulated in picoseconds - {advice}"
         )
         raise ConfigError([msg])
 

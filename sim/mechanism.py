@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim.models import DEFAULT_MODULES
 from sim.serving.options import Preempted, Reserve, Shortage
 
+LONGEST_S = 1e6  # of one thing that takes time: eleven days
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -32,7 +34,7 @@ class Admission(Section):
     watermark: Share = Field(0.0, description="share of the KV pool that admission leaves free, with on_demand")
     preempted: Preempted = Field("recompute", description="where the KV of a request stays that the scheduler stops")
     shortage: Shortage = Field("recompute", description="what becomes of the KV of a request that memory stops")
-    idle_poll_s: float = Field(0.0, ge=0, description="an empty engine looks for work only this often; 0: at once")
+    idle_poll_s: Seconds = Field(0.0, description="an empty engine looks for work only this often; 0: at once")
 
 
 class Limits(Section):
@@ -96,7 +98,9 @@ class Loading(Section):
         description="blocking: the engine stands still until it is there; overlapped: others go on meanwhile; "
         "layerwise: the prefill starts and follows the load; cpu_assisted: the CPU computes what is not there yet",
     )
-    copies: float = Field(1.0, gt=0, description="bytes moved over the link per adapter byte (the released S-LoRA: 2)")
+    copies: float = Field(
+        1.0, gt=0, le=1e6, description="bytes moved over the link per adapter byte (the released S-LoRA: 2)"
+    )
     ops_per_layer: int = Field(1, ge=0, description="copy operations issued per layer")
     fixed_s: Seconds = Field(0.0, description="time of a load beside issuing copies and moving bytes")
     returns_per_slot: Share = Field(

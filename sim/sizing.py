@@ -67,7 +67,8 @@ def memory_limits(config: RunConfig, hardware: Hardware, model: Model, trace: Tr
     reserve = hardware.reserve_bytes if asked_reserve is None else asked_reserve * gpus
     card = hardware.memory_bytes - model.weight_bytes - reserve
     if card < token:
-        msg = f"model: {config.model} does not fit {config.hardware}: {-card} bytes too many with {reserve} in reserve"
+        key = "model" if asked_reserve is None else "memory.reserve_bytes"
+        msg = f"{key}: {config.model} does not fit {config.hardware}: {-card} bytes too many with {reserve} in reserve"
         raise ConfigError([msg])
     asked = config.memory.kv_pool_tokens
     pool = card if asked is None else asked * token

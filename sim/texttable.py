@@ -17,13 +17,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def interval_text(interval: Interval | None, *, percent_change: bool = False) -> str:
-    """Return "12.3 [11.9, 12.8]"; with `percent_change` a reduction is shown as a signed change in per cent."""
+def interval_text(interval: Interval | None, *, most: float | None = None) -> str:
+    """Return "12.3 [11.9, 12.8]" of a quantity that is never negative; its bounds stop at 0.
+
+    Args:
+        interval: to show; None is "-".
+        most: what it never exceeds: 100 for a share in per cent.
+    """
     if interval is None:
         return "-"
-    if percent_change:
-        return _with_bounds(_change, interval.estimate, interval.high, interval.low)
-    return _with_bounds(number, interval.estimate, interval.low, interval.high)
+    low = None if interval.low is None else max(interval.low, 0.0)
+    high = interval.high if interval.high is None or most is None else min(interval.high, most)
+    return _with_bounds(number, interval.estimate, low, high)
+
+
+def change_text(reduction: Interval | None) -> str:
+    """Return a reduction as a signed change in per cent, with its bounds."""
+    return "-" if reduction is None else _with_bounds(_change, reduction.estimate, reduction.high, reduction.low)
 
 
 def plus_minus(interval: Interval | None, *, percent_change: bool = False) -> str:

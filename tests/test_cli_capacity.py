@@ -168,3 +168,18 @@ def test_answers_of_more_seeds_are_kept_for_whoever_asks_again(tmp_path: Path) -
         said = chameleon(*COARSE, "--reps", str(reps), "-s", "slora", "--out", file)
         assert said.code == 0
     assert "2 of 2 searches are read" in said.err
+
+
+BURSTS = "arrival_s,input_tokens,output_tokens\n" + "".join(f"{10 * burst},400,50\n" * 8 for burst in range(5))
+
+
+def test_a_search_over_a_file_says_that_its_stamps_are_not_used_unless_they_are_and_what_seeds_vary(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bursts.csv").write_text(BURSTS)
+    given = ("-s", "slora", "--trace", tmp_path / "bursts.csv", "--set", "workload.adapters=0")
+    search = ("capacity", *given, "--reps", "2", "-j", "1", "--precision", "0.5")
+    drawn = chameleon(*search).err
+    assert "note: arrivals are drawn (poisson), not those of the file" in drawn
+    assert "note: seeds of a trace file vary only" in drawn
+    assert "arrivals are drawn" not in chameleon(*search, "--set", "workload.arrivals=trace").err

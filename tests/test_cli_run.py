@@ -135,3 +135,20 @@ def test_a_run_of_another_source_is_simulated_again(tmp_path: Path, monkeypatch:
     chameleon(*RUN, "--out", tmp_path / "run")
     monkeypatch.setattr("sim.experiments.replications.source_sha256", lambda: "edited")
     assert "not simulated again" not in chameleon(*RUN, "--out", tmp_path / "run").err
+
+
+def test_stamps_of_a_file_that_give_way_to_drawn_ones_are_told(tmp_path: Path) -> None:
+    trace = azure_file(tmp_path / "two.csv", "46.0000000,50,10", "47.0000000,50,10")
+    told = "2 rows with stamps drawn anew (poisson); workload.arrivals=trace stretches the file's own"
+    assert told in chameleon("run", "--trace", trace, "--rate", "2").err
+    assert "drawn anew" not in chameleon("run", "--trace", trace).err
+    assert "drawn anew" not in chameleon("run", "--trace", trace, "--rate", "2", "--set", "workload.arrivals=trace").err
+
+
+def test_stamps_that_count_from_an_epoch_are_told_with_what_to_do(tmp_path: Path) -> None:
+    trace = tmp_path / "epoch.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n1761352200.5,5,5\n1761352203.5,5,5\n")
+    said = chameleon("run", "--trace", trace)
+    assert said.code == 2
+    assert "arrive from 1761352200 to 1761352204 s" in said.err
+    assert "subtract the first stamp" in said.err

@@ -10,6 +10,7 @@ import typer
 
 from sim.cli import options
 from sim.cli.loading import load_checked
+from sim.cli.trace_notes import tell_of_seeds, tell_of_stamps, varied
 from sim.texttable import interval_text, number, table
 
 if TYPE_CHECKING:
@@ -154,9 +155,11 @@ def capacity(  # noqa: PLR0913, PLR0917 - one argument for each flag
         if replicas_for is None
         else Dial(1, MOST_REPLICAS, precision, float(replicas_for))
     )
+    tell_of_stamps(loaded[0])
     kept = {} if out is None else read(out)
     found = _found(loaded, reps, objective, dial, kept, jobs, out)
     _show(found, loaded, objective, dial, as_json=as_json)
+    tell_of_seeds(varied(loaded[0], reps))
     if out is not None:
         typer.echo(f"written to {out}", err=True)
 

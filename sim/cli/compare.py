@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli import options
-from sim.texttable import interval_text, points, table
+from sim.texttable import change_text, interval_text, points, table
 
 if TYPE_CHECKING:
     from sim.experiments.comparison import Row, Side
@@ -91,15 +91,16 @@ def _text(sides: list[Side], seeds: list[int], rows: list[Row], verdicts: list[V
 
 
 def _cells(row: Row) -> list[str]:
-    cells = [row.label, interval_text(row.intervals[0])]
+    most = 100.0 if "%" in row.label else None
+    cells = [row.label, interval_text(row.intervals[0], most=most)]
     for interval, against in zip(row.intervals[1:], row.against_first[1:], strict=True):
         if against is None:
             change = "-"
         elif "%" in row.label:
             change = points(against.difference)
         else:
-            change = interval_text(against.reduction, percent_change=True)
-        cells += [interval_text(interval), change]
+            change = change_text(against.reduction)
+        cells += [interval_text(interval, most=most), change]
     return cells
 
 
@@ -113,7 +114,8 @@ def _footnote(side: Side, seeds: list[int]) -> str:
     bounds = "too few for an interval"
     if band.low is not None and band.high is not None:
         bounds = f"[{band.low:.0f}, {band.high:.0f}] ms"
-    return f"{told}; P99 TTFT within seed {seeds[0]} alone: {bounds}, n = {band.n}"
+    within = f"P99 TTFT within seed {seeds[0]} alone, as if requests were independent (too narrow): {bounds}"
+    return f"{told}; {within}, n = {band.n}"
 
 
 def _verdicts(side: Side, seeds: list[int]) -> str:

@@ -10,9 +10,9 @@ import typer
 
 from sim.cli import options
 from sim.cli.loading import load_checked
+from sim.cli.trace_notes import tell_of_seeds, varied
 
 if TYPE_CHECKING:
-    from sim.config import Loaded
     from sim.experiments.replications import Part, Task, Wanted
     from sim.results.summary import Summary
     from sim.workload.making import WorkloadConfig
@@ -57,11 +57,10 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     extra["client"] = {"max_concurrency": max_concurrency}
     loaded = load_checked(_named(file, system), sets, extra)
     summaries = _performed(replication_tasks(loaded, reps, out, wanted), loaded.config.name, jobs)
-    varied = _varied(loaded) if reps > 1 and loaded.config.workload.trace is not None else None
-    _show(summaries, out, varied, as_json=as_json)
+    parts = varied(loaded, reps)
+    _show(summaries, out, parts, as_json=as_json)
     _tell(summaries, loaded.config.workload)
-    if varied is not None:
-        _tell_of_seeds(varied)
+    tell_of_seeds(parts, "--bootstrap gives intervals over blocks of its time")
     if out is not None:
         typer.echo(f"written to {out}", err=True)
 
@@ -79,22 +78,6 @@ def _wanted(goodput: list[str] | None, label: str | None, out: Path | None, part
             msg = f"{flag} is about a file that is written, {name}, and needs --out"
             raise ValueError(msg)
     return Wanted(label, options.goodput_bounds(goodput), frozenset(name for name, given in parts.items() if given))
-
-
-def _varied(loaded: Loaded) -> list[str]:
-    from sim.experiments.replications import varied_parts  # noqa: PLC0415
-
-    return [*varied_parts(loaded), "predictions"]
-
-
-def _tell_of_seeds(varied: list[str]) -> None:
-    """Say on standard error that seeds of a trace file are hardly replications."""
-    parts = " and ".join([", ".join(varied[:-1]), varied[-1]]).removeprefix(" and ")
-    typer.echo(
-        f"note: seeds of a trace file vary only {parts}: their intervals say nothing about other traffic and are far "
-        "too narrow; --bootstrap gives intervals over blocks of its time",
-        err=True,
-    )
 
 
 def _named(file: str | None, system: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.cli import options
-from sim.texttable import interval_text, table
+from sim.texttable import change_text, interval_text, table
 
 if TYPE_CHECKING:
     from sim.experiments.axes import Axis
@@ -265,7 +265,7 @@ def _cells(row: Row) -> list[str]:
     attainment = "-" if row.attainment is None else f"{100 * row.attainment.estimate:.1f}"
     verdicts = sorted(row.verdicts)
     queue = "".join(verdicts) if len(verdicts) < 2 else ", ".join(f"{row.verdicts[one]} {one}" for one in verdicts)
-    change = interval_text(row.p99_cut, percent_change=True)
+    change = change_text(row.p99_cut)
     told = queue if row.error is None else f"{queue}, failed".removeprefix(", ")
     return [interval_text(row.p50_ms), interval_text(row.p99_ms), change, attainment, told]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sim.build import Deployment, deploy, play
 from sim.config import Loaded, RunConfig, load_config
 from sim.experiments.faults import told_of_answers, told_of_code
+from sim.files.yamlfile import ConfigError
 from sim.hardware import Hardware
 from sim.idle_settings import idle_settings
 from sim.names import SEAMS, did_you_mean
@@ -33,7 +37,7 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
     seed: int | None = None,
     hardware: str | None = None,
     model: str | None = None,
-    changes: str | Sequence[str] = (),
+    changes: str | Sequence[str] | Mapping[str, object] = (),
     **policies: object,
 ) -> Result:
     """Simulate one system and return its results.
@@ -48,7 +52,8 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
         seed: of the workload and of prediction errors.
         hardware: a packaged profile such as "a40", or the path of one.
         model: base model, such as "llama-7b".
-        changes: one text or several, such as "cache.kind=lru" or "admission.every_steps=1".
+        changes: one text or several, such as "cache.kind=lru" or "admission.every_steps=1", or a mapping such as
+            {"adapters.slots": 8}.
         policies: `scheduler`, `cache`, `prefetch`, `predictor` or `router` in place of the system's: a name, a class, a
             mapping of kind and parameters, or an instance, which remembers what it has seen from one run to the next.
 
@@ -72,9 +77,20 @@ def run(  # noqa: PLR0913 - the words that everybody needs, as keywords
         "scale": scale,
         "trace": file,
     }
-    extra = {"workload": drawn, "seed": seed, "hardware": hardware, "model": model, **policies}
-    assignments = (changes,) if isinstance(changes, str) else changes
-    return execute(load_config(system, assignments, extra, marks_arguments=True), given)
+    drawn = {word: _plain(value) for word, value in drawn.items()}
+    extra = {"workload": drawn, "seed": _plain(seed), "hardware": hardware, "model": model, **policies}
+    return execute(load_config(system, _assignments(changes), extra, marks_arguments=True), given)
+
+
+def _plain(value: object) -> object:
+    """Return Python's own number for one of numpy's, as loops over arrays give them."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _assignments(changes: str | Sequence[str] | Mapping[str, object]) -> Sequence[str]:
+    if isinstance(changes, Mapping):
+        return [f"{key}={json.dumps(_plain(value), default=str)}" for key, value in changes.items()]  # JSON is YAML
+    return (changes,) if isinstance(changes, str) else changes
 
 
 def _check_seams(policies: dict[str, object]) -> None:
@@ -98,11 +114,18 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
         PolicyError: if a policy from outside fails, or gives an answer that the engine cannot use.
         ValueError: if the hardware, the model or the trace is wrong.
     """
-    with told_of_code(loaded):
-        deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
-    with told_of_answers(loaded):
-        records = play(deployment)
-    return result_of(deployment, *records)
+    try:
+        with told_of_code(loaded):
+            deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
+        with told_of_answers(loaded):
+            records = play(deployment)
+        return result_of(deployment, *records)
+    except OverflowError as error:
+        # instants are counted in 64 bits of picoseconds: a cost of days, or a size beyond all memory, ends here
+        msg = (
+            f"a time, a weight or a size of this run is too large to be counted ({error}); one of its numbers is wrong"
+        )
+        raise ConfigError([msg]) from error
 
 
 def _origins(config: RunConfig, hardware: Hardware) -> dict[str, str]:

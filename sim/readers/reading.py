@@ -27,6 +27,7 @@ from sim.trace import AdapterSpec, Part, Trace
 __all__ = ["BUNDLES", "FORMATS", "TraceError", "describe", "files_of", "read_trace", "write_canonical"]
 
 DEFAULT_RANKS = (8, 16, 32, 64, 128)
+RENUMBERED = "rows numbered by arrival, whatever their request_id (trace_line of requests.parquet tells which is which)"
 
 
 @dataclass
@@ -51,6 +52,8 @@ def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     parts: list[tuple[TimeArray, BoolArray, FloatArray, FloatArray, IntArray, IntArray]] = []
     adapters = Adapters(ranks)
     for lines, columns in rows.chunks:
+        if renumbered := _renumbered(columns.get("request_id", ()), sum(len(part[0]) for part in parts)):
+            rows.passed_over[RENUMBERED] += renumbered
         time, present = _stamps(kind, columns, lines, problems)
         prompt = tokens(columns[kind.prompt], lines, kind.prompt, problems)
         output = tokens(columns[kind.output], lines, kind.output, problems)
@@ -64,6 +67,11 @@ def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     notes = sorted(rows.passed_over.items()) + adapters.notes()
     palette, lacks = tuple(adapters.specs), _lacks(kind, adapters)
     return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, lacks)
+
+
+def _renumbered(ids: Sequence[str], start: int) -> int:
+    """Return how many rows have another id than their place in the file, counted from 0."""
+    return sum(text.strip() != str(place) for place, text in enumerate(ids, start))
 
 
 def _stamps(

@@ -13,7 +13,7 @@ from sim.report.data import Arm
 from sim.report.html import Html, join, table, with_small
 from sim.results.classes import CLASSES
 from sim.statistics import Interval
-from sim.texttable import interval_text, number, points
+from sim.texttable import change_text, interval_text, number, points
 
 MOST_KEYS = 40  # of the differences between configurations
 MOST_ADAPTERS = 12
@@ -135,11 +135,11 @@ def _change(row: Row, place: int) -> str:
         return "-"
     if "%" in row.label:
         return points(against.difference)
-    return interval_text(against.reduction, percent_change=True)
+    return change_text(against.reduction)
 
 
 def _value(row: Row, place: int, arms: Sequence[Arm]) -> str:
-    shown = interval_text(row.intervals[place])
+    shown = interval_text(row.intervals[place], most=100.0 if "%" in row.label else None)
     if not row.label.startswith("P99"):
         return shown
     metric = row.label.split()[1].lower()
@@ -222,13 +222,13 @@ def waits(arms: Sequence[Arm]) -> str:
 
 
 def adapters(arm: Arm) -> Html:
-    """Return the adapters of which most bytes were moved, then those that were asked for most, of the first seed."""
+    """Return the adapters of which most bytes were loaded, then those asked for most, of the first seed."""
     frame = arm.first.adapters.sort_values(["bytes_loaded", "requests"], ascending=False).head(MOST_ADAPTERS)
     header = [
         "adapter",
         "rank",
         "MB",
-        "GB moved",
+        "GB loaded",
         "loads",
         "prefetched (used)",
         "evicted",

@@ -91,10 +91,10 @@ class WorkloadConfig(BaseModel):
         default=None, gt=0, description="requests per second; None with a trace file keeps the file's own stamps"
     )
     requests: int | None = Field(
-        default=None, ge=1, description="requests to draw, or rows of the trace file to read at most"
+        default=None, ge=1, le=10**9, description="requests to draw, or rows of the trace file to read at most"
     )
     scale: float = Field(
-        default=1.0, gt=0, description="both lengths are divided by this, then rounded, and are at least 1"
+        default=1.0, ge=1e-4, description="both lengths are divided by this, then rounded, and are at least 1"
     )
     drop_over_tokens: int | None = Field(
         default=None, ge=2, description="drop requests whose input + output tokens, after scaling, are more than this"
@@ -116,7 +116,9 @@ class WorkloadConfig(BaseModel):
         description="what becomes of requests whose input + output tokens, after scaling, exceed the model's context "
         "window: served as they are, dropped, or cut (input, then output); counted in the notes in any case",
     )
-    adapters: int = Field(default=100, ge=0, description="number of adapters; 0: every request is for the base model")
+    adapters: int = Field(
+        default=100, ge=0, le=10**7, description="number of adapters; 0: every request is for the base model"
+    )
     ranks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = Field(
         default=(8, 16, 32, 64, 128), min_length=1, description="ranks, dealt to the adapters in turn"
     )

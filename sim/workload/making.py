@@ -103,7 +103,11 @@ def _with_arrivals(trace: Trace, config: WorkloadConfig, rng: np.random.Generato
     if isinstance(config.arrivals, TraceArrivals):
         return stretched(trace, config.arrivals.factor(trace.arrival_s, config.rate_per_s))
     arrival_s = config.arrivals.draw(len(trace), config.rate_per_s, rng)
-    return replace(trace, arrival_s=arrival_s, lacks=trace.lacks - {"arrivals"})
+    drawn = replace(trace, arrival_s=arrival_s, lacks=trace.lacks - {"arrivals"})
+    if config.trace is None or "arrivals" in trace.lacks:
+        return drawn
+    told = f"rows with stamps drawn anew ({config.arrivals.family}); workload.arrivals=trace stretches the file's own"
+    return drawn.noted(told, len(trace))
 
 
 def stretched(trace: Trace, factor: float) -> Trace:

@@ -1,0 +1,44 @@
+"""What must be known of a trace file before numbers over its seeds or at other rates are believed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from sim.config import Loaded
+
+
+def varied(loaded: Loaded, reps: int) -> list[str] | None:
+    """Return what the seeds of a trace file vary; None for another workload or a single seed."""
+    from sim.experiments.replications import varied_parts  # noqa: PLC0415 - numpy and pydantic are slow to import
+
+    is_file = loaded.config.workload.trace is not None
+    return [*varied_parts(loaded), "predictions"] if is_file and reps > 1 else None
+
+
+def tell_of_seeds(parts: list[str] | None, advice: str = "") -> None:
+    """Say on standard error that seeds of a trace file are hardly replications.
+
+    Args:
+        parts: see `varied`.
+        advice: what to do instead.
+    """
+    if parts is None:
+        return
+    named = " and ".join([", ".join(parts[:-1]), parts[-1]]).removeprefix(" and ")
+    told = f"seeds of a trace file vary only {named}: their intervals say nothing about other traffic and are far "
+    typer.echo("; ".join(filter(None, (f"note: {told}too narrow", advice))), err=True)
+
+
+def tell_of_stamps(loaded: Loaded) -> None:
+    """Say on standard error that rates are turned without the stamps of a trace file, if they are."""
+    workload = loaded.config.workload
+    if workload.trace is None or workload.arrivals is None or workload.arrivals.family == "trace":
+        return
+    typer.echo(
+        f"note: arrivals are drawn ({workload.arrivals.family}), not those of the file; "
+        "--set workload.arrivals=trace stretches its own stamps to each rate",
+        err=True,
+    )
