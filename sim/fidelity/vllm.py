@@ -69,7 +69,12 @@ class VllmRun:
         simulated = {metric: float(np.mean([one[metric] for one in told])) for metric in METRICS}
         name = set_of(row) if self.is_published else row.server.set
         region = self._region()
-        return [Measure(name, row.words, region, metric, getattr(row, metric), simulated[metric]) for metric in METRICS]
+        published = {metric: getattr(row, metric) for metric in METRICS}
+        return [
+            Measure(name, row.words, region, metric, measured, simulated[metric])
+            for metric, measured in published.items()
+            if measured is not None
+        ]
 
     def _region(self) -> str:
         """Return the load's region; where the published server fell behind it was above its capacity, whatever ours."""
@@ -148,6 +153,7 @@ def metrics(done: Answered, window_s: float) -> dict[str, float]:
         "ttft_mean": 1e3 * float(done.ttft_s.mean()),
         "tpot_mean": 1e3 * float(done.tpot_s.mean()),
         "itl_mean": 1e3 * done.itl_mean_s,
+        "itl_p99": 1e3 * done.itl_p99_s,
     }
 
 

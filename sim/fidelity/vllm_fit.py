@@ -30,7 +30,7 @@ from sim.fidelity.vllm_workload import workload
 
 SET_FITTED = "vllm-lora-h100-8b-fit"
 PROMPT, API = "costs.prompt_s", "costs.api_s"
-# What a server fit looks at: medians and means. The 99th percentiles have a cause that the engine does not model.
+# What a server fit looks at: medians and means. The 99th percentiles show stalls of the API server (vllm_stalls.py).
 METRICS = ("ttft_p50", "tpot_mean")
 # Ends of `enabled_s`: beyond the second, steps of one sequence would leave the host no time. And of `prompt_s`, as a
 # share of what an idle server's first token takes beyond a step; `api_s` is the rest of that.

@@ -14,7 +14,7 @@ from sim.files.yamltext import ConfigError
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-METRICS = ("rps", "ttft_p50", "ttft_p99", "ttft_mean", "tpot_mean", "itl_mean")
+METRICS = ("rps", "ttft_p50", "ttft_p99", "ttft_mean", "tpot_mean", "itl_mean", "itl_p99")
 
 
 class Server(NamedTuple):
@@ -59,6 +59,7 @@ class RunRow(BaseModel):
         in_tok, out_tok: tokens of those requests.
         rps: ok / dur.
         ttft_p50, ttft_p99, ttft_mean, tpot_mean, itl_mean: ms, over those requests.
+        itl_p99: ms, over their gaps; None where it was not measured.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,6 +80,7 @@ class RunRow(BaseModel):
     ttft_mean: Positive
     tpot_mean: Positive
     itl_mean: Positive
+    itl_p99: Positive | None = None
 
     @field_validator("rates", mode="before")
     @classmethod

@@ -11,10 +11,12 @@ from sim.build import deploy, play_until
 from sim.config import Loaded, load_config
 from sim.fidelity.fitting import PACKAGED, Trial
 from sim.fidelity.vllm_rows import RunRow
+from sim.fidelity.vllm_stalls import Seen, seen
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, Model, load_model
 from sim.results.metrics import Offered, duration_s, instant_s
-from sim.serving.ticks import to_ticks
+from sim.serving.ticks import TICKS_PER_S, to_ticks
+from sim.statistics import weighted_percentiles
 from sim.trace import Trace
 
 SYSTEM, HARDWARE = "vllm", "h100-64"
@@ -71,12 +73,14 @@ class Answered(NamedTuple):
 
     Attributes:
         ttft_s, tpot_s: shape (n,); by the client's clock.
-        itl_mean_s: mean gap between tokens.
+        itl_mean_s: mean gap between deliveries; tokens that come at once are one.
+        itl_p99_s: 99th percentile of these gaps; 0 where there are none.
     """
 
     ttft_s: FloatArray
     tpot_s: FloatArray
     itl_mean_s: float
+    itl_p99_s: float
 
 
 def answered(loaded: Loaded, trace: Trace, window_s: float, trial: Trial = PACKAGED) -> Answered:
@@ -93,12 +97,20 @@ def answered(loaded: Loaded, trace: Trace, window_s: float, trial: Trial = PACKA
     """
     deployment = deploy(trial.of(loaded), trace, gpu=trial.gpu)
     offered = Offered(trace, (play_until(deployment, to_ticks(window_s)),))
-    finish_s = instant_s(offered.instant("finish"))
-    done = finish_s <= window_s
+    shown = seen(offered, window_s)
+    done = instant_s(shown.finish) <= window_s
     if not done.any():
         msg = f"dur: no request is complete within {window_s:g} s"
         raise ValueError(msg)
-    ttft_s = duration_s(offered.instant("arrival"), offered.instant("first_token"))[done]
-    decode_s = duration_s(offered.instant("first_token"), offered.instant("finish"))[done]
+    ttft_s = duration_s(offered.instant("arrival"), shown.first_token)[done]
+    decode_s = duration_s(shown.first_token, shown.finish)[done]
     tokens = np.maximum(trace.output_tokens[done] - 1, 1)
-    return Answered(ttft_s + deployment.costs.api_s, decode_s / tokens, float(decode_s.sum() / tokens.sum()))
+    gaps = np.maximum(tokens - shown.bunched[done], 1)
+    p99 = _p99_s(shown)
+    return Answered(ttft_s + deployment.costs.api_s, decode_s / tokens, float(decode_s.sum() / gaps.sum()), p99)
+
+
+def _p99_s(shown: Seen) -> float:
+    if not len(shown.gaps):
+        return 0.0
+    return float(weighted_percentiles(shown.gaps / TICKS_PER_S, shown.weights, (99,))[0])
