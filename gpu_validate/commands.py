@@ -20,6 +20,7 @@ from gpu_validate.order import in_turn
 from gpu_validate.rows import SWEEP, Peaks, Row, Sheet, Stamp
 from gpu_validate.runner import DeviceLostError, Measure, Tally, run_shapes
 from gpu_validate.shapes import TINY, Shape, find_model, kernel_shapes, load_shapes
+from sim.files.textfile import write_text
 
 if TYPE_CHECKING:
     import torch
@@ -110,8 +111,7 @@ def bench(options: Options) -> Bench:
     peaks = Peaks(*(known if given is None else given for given, known in pairs))
     sheet = None if options.sweep is None else Sheet(options.sweep)
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / FACTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_text(options.out / FACTS, json.dumps(found, indent=1) + "\n")
     return Bench(options, device, found, stamp_of(found, options.seed), peaks, sheet)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_validate.errors import METRICS, PERCENTILES, pair_iterations
 from gpu_validate.observed import Observed
+from sim.files.output import drafted
 from sim.files.textfile import write_text
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def write_report(
     write_text(paths[1], text)
     if figure is None:
         return paths
-    draft, picture = out / f".{name}.draft.png", out / f"{name}.png"
-    figure.savefig(draft, dpi=120)
-    draft.replace(picture)
+    picture = out / f"{name}.png"
+    with drafted(picture) as draft, draft.open("wb") as file:
+        figure.savefig(file, format="png", dpi=120)
     return [*paths, picture]

@@ -6,11 +6,12 @@ matplotlib is imported when something is drawn. What the numbers mean is decided
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sim.files.output import drafted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,22 +204,17 @@ def check_picture(path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture by one rename; the same figure gives the same bytes.
+    """Write a picture whole or not at all; the same figure gives the same bytes.
 
     Raises:
         ValueError: if the name does not end in .svg, .png or .pdf.
     """
     check_picture(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     kind = path.suffix[1:]
     stamps = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}
-    try:
-        with _options():
-            figure.savefig(draft, format=kind, dpi=150, facecolor="white", metadata=stamps[kind])
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    # Into an open file: Pillow would also read a path that it opens itself, which a pipe does not bear.
+    with drafted(path) as draft, draft.open("wb") as file, _options():
+        figure.savefig(file, format=kind, dpi=150, facecolor="white", metadata=stamps[kind])
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from sim.files import textfile
+from sim.results import output_folder
 from sim.results.rundir import read_run
 from tests.commands import AZURE_HEADER, azure_file, chameleon
 
@@ -200,6 +204,54 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_simulated()
     said = chameleon("run", "--requests", "100000000", "--out", "/proc/self/run")
     assert said.code == 2
     assert said.err.startswith("error: /proc/self/run cannot be written: /proc/self: ")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("capacity", "-n", "100000000", "--out"),
+        ("trace", "make", "-n", "100000000"),
+        ("trace", "convert", "nowhere.csv"),
+        ("systems", "table", "-n", "100000000", "--out"),
+        ("systems", "table", "-n", "100000000", "--keep"),
+        ("validate", "slora", "--json"),
+        ("validate", "slora", "--keep"),
+    ],
+)
+def test_every_commands_output_is_tried_before_anything_is_done(command: tuple[str, ...]) -> None:
+    said = chameleon(*command, "/proc/self/out")
+    assert said.code == 2
+    assert said.err.startswith("error: /proc/self/out cannot be written: /proc/self: ")
+
+
+def test_a_trace_goes_into_a_pipe_where_one_is_given(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            assert chameleon("trace", "make", pipe, "-n", "3").code == 0
+            assert len(reader.communicate()[0].splitlines()) == 1 + 3
+        finally:
+            reader.kill()
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("reps", ["1", "2"])
+def test_a_complete_run_is_read_where_nobody_can_write(
+    reps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("cannot be written")
+
+    command = ("run", "slora", "-n", "120", "--reps", reps, "--out", tmp_path / "runs")
+    first = chameleon(*command)
+    monkeypatch.setattr(output_folder, "check_folder", refuse)
+    monkeypatch.setattr(textfile, "write_text", refuse)
+    again = chameleon(*command)
+    assert (again.code, again.out) == (0, first.out)
+    assert "read from an earlier start" in again.err
+    other = chameleon(*command, "--seed", "7")
+    assert (other.code, other.err) == (2, "error: cannot be written\n")
 
 
 def test_a_workload_in_one_text_without_a_blank_is_no_workload() -> None:

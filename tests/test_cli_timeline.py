@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.commands import chameleon
 
 
@@ -22,6 +24,16 @@ def test_a_timeline_needs_a_place_to_be_written_to() -> None:
     assert "--timeline is about a file that is written, timeline.json.gz, and needs --out" in said.err
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+def test_a_timeline_or_report_that_cannot_be_written_is_told_before_anything_is_read() -> None:
+    said = chameleon("timeline", "/proc/self")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: /proc/self/timeline.json.gz cannot be written: /proc/self: ")
+    said = chameleon("report", "/proc/self")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: /proc/self/report.html cannot be written: /proc/self: ")
+
+
 def test_replications_that_were_reported_go_on(tmp_path: Path) -> None:
     given = ("run", "slora", "--requests", "20", "--reps", "2", "--out", tmp_path / "runs")
     assert chameleon(*given).code == 0
@@ -35,3 +47,12 @@ def test_what_requests_take_alone_is_known_of_every_run(tmp_path: Path) -> None:
     from sim.results.rundir import read_run  # noqa: PLC0415
 
     assert (read_run(tmp_path / "run").requests["isolated_s"] > 0).all()
+
+
+def test_the_timeline_of_replications_is_that_of_the_first_seed(tmp_path: Path) -> None:
+    given = ("run", "slora", "--requests", "20", "--reps", "2", "--seed", "9", "--out", tmp_path / "runs")
+    assert chameleon(*given).code == 0
+    assert (
+        f"written to {tmp_path / 'runs' / 'seed-9' / 'timeline.json.gz'}"
+        in chameleon("timeline", tmp_path / "runs").out
+    )

@@ -29,9 +29,9 @@ def test_every_command_of_the_page_succeeds_in_order(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (grid,) = blocks("yaml")
     Path("grid.yaml").write_text(grid)
-    assert {words[0] for words in commands()} == set(FAST)
+    assert {words[0] for words in commands()} == {*FAST, "report", "timeline"}
     for words in commands():
-        said = chameleon(*words, *FAST[words[0]])
+        said = chameleon(*words, *FAST.get(words[0], []))
         assert said.code == 0, (words, said.err)
         assert said.out
     assert {path.name for path in Path("runs").iterdir()} == {

@@ -397,6 +397,18 @@ def test_evenly_spaced_arrivals_have_no_dispersion_whatever_the_last_window_hold
     assert index_of_dispersion(np.arange(0, 47, 0.5, dtype=np.float64), 10) == 0.0
 
 
+def test_dispersion_is_variance_over_mean_of_all_whole_windows_empty_ones_too() -> None:
+    arrival_s = np.cumsum(np.random.default_rng(1).exponential(7.0, 500))
+    counts = np.bincount(np.floor(arrival_s - arrival_s[0]).astype(np.int64))[:-1]
+    assert (counts == 0).any()
+    assert index_of_dispersion(arrival_s, 1) == pytest.approx(counts.var() / counts.mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("span_s", [1_761_352_200.0, 3.9e15])
+def test_a_span_of_ages_costs_no_more_than_its_requests(span_s: float) -> None:
+    assert index_of_dispersion(np.array([0.0, 0.0, 1.0, span_s]), 1) == pytest.approx(5 / 3 - 3 / span_s, rel=1e-15)
+
+
 def test_uniform_counts_have_as_many_effective_adapters_as_there_are() -> None:
     assert skew(np.full(100, 7))["effective_adapters"] == pytest.approx(100)
 

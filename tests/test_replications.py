@@ -120,7 +120,7 @@ def test_an_interrupt_keeps_finished_runs_and_leaves_nothing_half_written(where:
     )
     said = python(code, tmp_path)
     assert said.code == 130
-    assert said.err.endswith("interrupted; with --out or --keep, what was finished is kept\n")
+    assert said.err.endswith("interrupted; with --out, what was finished is kept\n")
     assert said.out == ""
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["seed-0"]
     assert (tmp_path / "runs" / "seed-0" / "DONE").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,34 @@ def test_a_run_that_cannot_be_put_in_place_leaves_the_earlier_one(
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(PermissionError):
         write(path, summary=SUMMARY | {"system": "new"})
+    assert read_run(path).summary == SUMMARY
+
+
+@pytest.mark.parametrize(("is_named", "told"), [(False, "one"), (True, "one/summary.json")])
+def test_a_full_disk_is_told_with_the_run_or_its_file(
+    told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_named: bool
+) -> None:
+    def full(_: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([str(path)] if is_named else []))
+
+    monkeypatch.setattr(rundir, "_write_json", full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+        write(tmp_path / "one")
+    assert caught.value.filename == str(tmp_path / told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_where_a_symbolic_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for system in ("old", "new"):
+        write(tmp_path / "link", summary=SUMMARY | {"system": system})
+        assert (tmp_path / "link").is_symlink()
+        assert read_run(tmp_path / "real").summary["system"] == system
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_run_can_be_written_where_the_name_is_no_utf_8(tmp_path: Path) -> None:
+    path = write(tmp_path / os.fsdecode(b"\xfc"))
     assert read_run(path).summary == SUMMARY
 
 

@@ -22,6 +22,7 @@ from sim.experiments.run import execute
 from sim.experiments.sweep import Cell, Outcome, _offered_rate, attempt_cells, cells, rows
 from sim.experiments.sweep_table import records, write_table
 from sim.results.summary import Summary
+from tests.commands import azure_file, chameleon
 
 SMALL = {"workload": {"preset": "paper", "requests": 40}}
 FLAGS = ["--rates", "4,8", "--reps", "2", "-n", "40", "-j", "1"]
@@ -412,6 +413,27 @@ def test_what_cannot_run_is_refused_before_anything_does(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+@pytest.mark.parametrize(
+    "flags", [["--out", "/proc/self/x"], ["--figure", "/proc/self/x.svg"], ["--heat-map", "/proc/self/x.svg"]]
+)
+def test_what_cannot_be_written_is_told_before_anything_runs(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim.experiments.sweep, "attempt_cells", None)
+    result = sweep(*flags, "--vary", "cache.kind=lru,lfu")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {flags[1]} cannot be written: /proc/self: ")
+
+
+def test_a_table_that_cannot_be_written_hides_no_cell_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "sweep.csv").mkdir()
+    result = sweep(*FAILING, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    failed, counted, told = result.stderr.splitlines()[-3:]
+    assert failed.startswith("error: vllm, adapters.slots=900, 4 requests/s, seeds 0, 1: ")
+    assert counted.startswith("2 of 4 runs failed")
+    assert told == f"error: {tmp_path / 'sweep.csv'}: Is a directory"
+
+
 def test_a_dry_run_lists_what_is_left_to_do_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(*VARIED, "--reps", "1", "--out", str(tmp_path))
     monkeypatch.setattr(sim.experiments.replications, "execute", lambda _: pytest.fail("simulated"))
@@ -475,3 +497,11 @@ def test_a_folder_of_rates_has_a_rate_of_its_own(tmp_path: Path) -> None:
     )
     config = load_config("slora", (f"workload.trace={tmp_path}",), {"workload": {"rate_per_s": None}})
     assert _offered_rate(config) == pytest.approx(0.5, rel=0.3)
+
+
+def test_a_sweep_over_a_file_says_what_became_of_its_rows_and_what_its_seeds_vary(tmp_path: Path) -> None:
+    trace = azure_file(tmp_path / "two.csv", "46.0000000,50,10", "47.0000000,50,10", "48.0000000,0,10")
+    said = chameleon("sweep", "-s", "slora", "--rates", "2", "--trace", trace, "--reps", "2", "-j", "1")
+    assert "note: two: 1 row with zero input tokens dropped" in said.err
+    assert "2 rows with stamps drawn anew (poisson)" in said.err
+    assert "note: seeds of a trace file vary only" in said.err

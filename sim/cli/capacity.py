@@ -144,6 +144,7 @@ def capacity(  # noqa: PLR0913, PLR0917 - one argument for each flag
     """
     from sim.experiments.capacity_file import read  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.experiments.capacity_study import Dial  # noqa: PLC0415
+    from sim.files.output import check_file  # noqa: PLC0415
 
     drawn = requests if requests or trace else REQUESTS
     loaded = _loaded(systems or ["chameleon"], sets, (workload, trace, drawn, scale, seed, hardware, model))
@@ -156,6 +157,8 @@ def capacity(  # noqa: PLR0913, PLR0917 - one argument for each flag
         else Dial(1, MOST_REPLICAS, precision, float(replicas_for))
     )
     tell_of_stamps(loaded[0])
+    if out is not None:
+        check_file(out)
     kept = {} if out is None else read(out)
     found = _found(loaded, reps, objective, dial, kept, jobs, out)
     _show(found, loaded, objective, dial, as_json=as_json)

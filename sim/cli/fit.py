@@ -94,7 +94,16 @@ def layers(data: Data, out: Out = None) -> None:
 
 
 def _folder(keep: Path | None, out: Path | None) -> Path | None:
-    """Return where finished simulations are kept."""
+    """Return where finished simulations are kept.
+
+    Raises:
+        ValueError: if nobody may write there, or to the folder of the profiles.
+    """
+    from sim.files.output import check_folder  # noqa: PLC0415
+
+    for folder in (keep, out):
+        if folder is not None:
+            check_folder(folder, folder)
     return out / KEPT if keep is None and out is not None else keep
 
 

@@ -24,9 +24,23 @@ def report(
 
 
 def timeline(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory; of replications, the first seed.")],
 ) -> None:
     """Simulate a finished run again and write timeline.json.gz beside its files, for ui.perfetto.dev."""
     from sim.experiments.again import add_timeline  # noqa: PLC0415 - pandas is slow to import
+    from sim.files.output import check_file  # noqa: PLC0415
+    from sim.results.timeline import FILE  # noqa: PLC0415
 
+    directory = _first_seed(directory)
+    check_file(directory / FILE)
     typer.echo(f"written to {add_timeline(directory)}; open it at https://ui.perfetto.dev")
+
+
+def _first_seed(directory: Path) -> Path:
+    """Return the run that a directory is, or the first of the replications below it."""
+    from sim.experiments.comparison import read_side  # noqa: PLC0415
+
+    if (directory / "DONE").exists() or not any(directory.glob("*/DONE")):
+        return directory
+    side = read_side(directory)
+    return side.runs[min(side.runs)].directory

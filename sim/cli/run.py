@@ -10,7 +10,7 @@ import typer
 
 from sim.cli import options
 from sim.cli.loading import load_checked
-from sim.cli.trace_notes import tell_of_seeds, varied
+from sim.cli.trace_notes import tell_of_rows, tell_of_seeds, varied
 
 if TYPE_CHECKING:
     from sim.experiments.replications import Part, Task, Wanted
@@ -115,24 +115,10 @@ def _tell(summaries: list[Summary], workload: WorkloadConfig) -> None:
     from sim.cli.origins import tell_origins  # noqa: PLC0415 - pydantic is slow to import
 
     first = summaries[0]
-    for remark in _remarks(first, workload):
-        typer.echo(f"note: {first['workload']}: {remark}", err=True)
+    tell_of_rows(first, workload)
     tell_origins(summaries)
     for warning in dict.fromkeys(text for summary in summaries for text in _warnings(summary)):
         typer.echo(f"warning: {warning}", err=True)
-
-
-def _remarks(summary: Summary, workload: WorkloadConfig) -> list[str]:
-    """Return what became of the workload's rows, but for what a preset says of itself."""
-    from sim.workload.config import notes_to_tell  # noqa: PLC0415 - numpy and pydantic are slow to import
-
-    notes = notes_to_tell(workload, summary.get("trace_notes", ()))
-    found = [options.note(what, rows) for what, rows in notes]
-    offered = summary["requests"]["offered"]
-    is_short = workload.requests is not None and offered < workload.requests
-    if workload.trace is not None and is_short and not any("dropped" in what for what, _ in notes):
-        found.append(f"{offered} requests, because the file holds no more; {workload.requests} were asked for")
-    return found
 
 
 def _warnings(summary: Summary) -> list[str]:
@@ -166,7 +152,7 @@ def _show(summaries: list[Summary], out: Path | None, varied: list[str] | None, 
     if varied is not None:
         content["seeds_vary_only"] = varied
     if out is not None and len(summaries) > 1:
-        _write(out / AGGREGATE, content)
+        _keep(out / AGGREGATE, json.dumps(content, indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(content, indent=2))
         return
@@ -229,7 +215,9 @@ def _interval(label: str, one: dict[str, float] | None, *, factor: float = 1) ->
     return f"{label:<40} {mean:<10.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
+def _keep(path: Path, text: str) -> None:
+    """Write a file unless it says so already: what is complete may lie where nobody can write."""
+    from sim.files.textfile import write_text  # noqa: PLC0415
+
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        write_text(path, text)

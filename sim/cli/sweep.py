@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.cli import options
+from sim.cli.trace_notes import tell_of_rows, tell_of_seeds, varied
 from sim.texttable import change_text, interval_text, table
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     from sim.cli.sweep_pictures import check_pictures, draw  # noqa: PLC0415
     from sim.experiments.axes import parse_axes  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.experiments.sweep import caption, cells  # noqa: PLC0415
+    from sim.files.output import check_folder  # noqa: PLC0415
 
     axes = parse_axes(vary or (), sets or ())
     chosen = _rates(rates, axes)
@@ -104,13 +106,16 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     if dry_run:
         typer.echo(_planned(plan, faults, as_json=as_json))
         return
+    if out is not None:
+        check_folder(out, out)
     finished = _finished(plan, jobs)
     if not finished:
         raise KeyboardInterrupt
     found = _told(finished, plan, caption(plan[0], reps, sets or ()), as_json=as_json, is_part=shard is not None)
+    tell_of_seeds(varied(plan[0].task.loaded, reps))
+    is_failed = _tell_failures(finished)
     if out is not None and shard is None:
         _keep(found, out)
-    is_failed = _tell_failures(finished)
     if shard is None and any(row.p99_ms is not None for row in found):  # a part has not all of a picture
         draw(found, figure, heat_map, title, caption(plan[0], reps, sets or ()))
     if is_failed:
@@ -208,7 +213,10 @@ def _told(
     from sim.experiments.sweep import rows  # noqa: PLC0415
 
     found, missing = rows(finished), len(plan) - len(finished)
-    tell_origins(outcome for _, outcome in finished if isinstance(outcome, dict))
+    summaries = [outcome for _, outcome in finished if isinstance(outcome, dict)]
+    for first in summaries[:1]:
+        tell_of_rows(first, plan[0].task.loaded.config.workload)
+    tell_origins(summaries)
     is_whole = not missing and not is_part
     typer.echo(_as_json(found, note, is_whole=is_whole) if as_json else _text(found, note, missing))
     if missing:

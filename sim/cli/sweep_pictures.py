@@ -17,16 +17,19 @@ RATE = "rate"
 def check_pictures(
     figure: Path | None, heat_map: Path | None, rates: Sequence[float | None], axes: Sequence[Axis]
 ) -> None:
-    """See to it, before anything is simulated, that the pictures can be drawn.
+    """See to it, before anything is simulated, that the pictures can be drawn and written.
 
     Raises:
-        ValueError: if a name does not end in a format that is known, or a heat map has not two axes.
+        ValueError: if a name does not end in a format that is known, a file cannot be written there, or a heat map has
+            not two axes.
     """
+    from sim.files.output import check_file  # noqa: PLC0415
     from sim.plots import check_picture  # noqa: PLC0415
 
     for path in (figure, heat_map):
         if path is not None:
             check_picture(path)
+            check_file(path)
     wide = [*([RATE] if len(rates) > 1 else []), *(axis.key for axis in axes if len(axis.values) > 1)]
     if heat_map is not None and len(wide) != 2:
         msg = f"a heat map needs two axes of several values (--rates, --vary); there {_count(wide)}"

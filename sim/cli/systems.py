@@ -79,8 +79,13 @@ def table(
     """
     from sim.cli.systems_page import page  # noqa: PLC0415
     from sim.experiments import field  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.files.output import check_file, check_folder  # noqa: PLC0415
     from sim.files.yamlfile import packaged_names  # noqa: PLC0415
 
+    if out is not None:
+        check_file(out)
+    if keep is not None:
+        check_folder(keep, keep)
     names = systems or packaged_names()
     found = _blocks(names, reps, requests or field.REQUESTS, keep, jobs)
     text = page(field.configs(names), found, requests or field.REQUESTS, reps)

@@ -79,6 +79,7 @@ def make(
     seed: options.Seed = 0,
 ) -> None:
     """Draw a workload and write it as canonical CSV, with adapter ids and ranks."""
+    _check(file)
     given = options.overrides(workload, None, rate, requests, scale, None, None, None)["workload"]
     _write(_drawn(given, seed, sets, model), file)
 
@@ -105,6 +106,7 @@ def convert(  # noqa: PLR0913, PLR0917 - one argument for each flag
     if file.exists() and file.samefile(source):
         msg = f"{file} is the trace itself; give another file to write"
         raise ValueError(msg)
+    _check(file)
     kept = 1.0 if scale is None else scale
     given = options.overrides(None, source, rate, requests, kept, None, None, None)["workload"]
     about = {"format": file_format, "zero_output": zero_output}
@@ -148,10 +150,15 @@ def _windowed(trace: Any, model: str | None) -> Any:
     return trace if model is None else windowed(trace, load_model(model))
 
 
+def _check(file: Path) -> None:
+    from sim.files.output import check_file  # noqa: PLC0415
+
+    check_file(file)
+
+
 def _write(trace: Any, file: Path) -> None:
     from sim.readers.reading import write_canonical  # noqa: PLC0415
 
-    file.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_canonical(trace, file)
     for what, rows in trace.notes:
         if rows:

@@ -6,8 +6,30 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sim.cli import options
+
 if TYPE_CHECKING:
     from sim.config import Loaded
+    from sim.results.summary import Summary
+    from sim.workload.config import WorkloadConfig
+
+
+def tell_of_rows(summary: Summary, workload: WorkloadConfig) -> None:
+    """Say on standard error what became of a workload's rows, but for what a preset says of itself."""
+    for remark in _remarks(summary, workload):
+        typer.echo(f"note: {summary['workload']}: {remark}", err=True)
+
+
+def _remarks(summary: Summary, workload: WorkloadConfig) -> list[str]:
+    from sim.workload.config import notes_to_tell  # noqa: PLC0415 - numpy and pydantic are slow to import
+
+    notes = notes_to_tell(workload, summary.get("trace_notes", ()))
+    found = [options.note(what, rows) for what, rows in notes]
+    offered = summary["requests"]["offered"]
+    is_short = workload.requests is not None and offered < workload.requests
+    if workload.trace is not None and is_short and not any("dropped" in what for what, _ in notes):
+        found.append(f"{offered} requests, because the file holds no more; {workload.requests} were asked for")
+    return found
 
 
 def varied(loaded: Loaded, reps: int) -> list[str] | None:

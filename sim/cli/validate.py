@@ -71,7 +71,12 @@ def validate(
     """
     from sim.fidelity.published import Asked, cases_of  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.fidelity.report import sets_of  # noqa: PLC0415
+    from sim.files.output import check_file, check_folder  # noqa: PLC0415
 
+    if json_file is not None:
+        check_file(json_file)
+    if keep is not None:
+        check_folder(keep, keep)
     measures = _performed(cases_of(Asked(what, data, rows, seeds, thorough)), jobs, keep)
     for name, own in sets_of(measures).items():
         typer.echo(_told(name, own, errors_only=errors_only))

@@ -63,12 +63,12 @@ def _spelt_out(one: Interval | None) -> dict[str, float | int | None] | None:
 
 
 def read(path: Path) -> dict[str, Answer]:
-    """Return the answers in a file that `write` wrote, by key; none if there is no such file.
+    """Return the answers in a file that `write` wrote, by key; none if there is no such file, or a pipe.
 
     Raises:
         ValueError: if the file holds anything else, which is then left alone.
     """
-    if not path.exists():
+    if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

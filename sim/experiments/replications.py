@@ -83,9 +83,14 @@ def replication_tasks(loaded: Loaded, reps: int, out: Path | None, wanted: Wante
     Raises:
         ValueError: if `out` holds anything but runs of this kind, so that nothing is simulated in vain.
     """
-    first = loaded.config.seed
+    tasks = _tasks(loaded, reps, out, wanted)
     if out is not None:
-        check_out(out, reps)
+        check_out(out, reps, is_complete=all(finished(task) is not None for task in tasks))
+    return tasks
+
+
+def _tasks(loaded: Loaded, reps: int, out: Path | None, wanted: Wanted) -> list[Task]:
+    first = loaded.config.seed
     if reps == 1:
         return [Task(loaded, out, wanted)]
     others = wanted._replace(parts=wanted.parts - {"bootstrap"})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sim.experiments.sweep import STABLE, Row
+from sim.files.output import drafted
 from sim.statistics import Interval
 
 
@@ -46,9 +46,11 @@ def _flat(name: str, interval: Interval | None) -> dict[str, float | None]:
 
 
 def write_table(table: Sequence[Row], folder: Path) -> Path:
-    """Write `sweep.csv` and `sweep.parquet`, each by one rename, and return the path of the former."""
-    _write(folder / "sweep.parquet", lambda draft: _parquet(table, draft))
-    _write(folder / "sweep.csv", lambda draft: _csv(table, draft))
+    """Write `sweep.csv` and `sweep.parquet`, each whole or not at all, and return the path of the former."""
+    with drafted(folder / "sweep.parquet") as draft:
+        _parquet(table, draft)
+    with drafted(folder / "sweep.csv") as draft:
+        _csv(table, draft)
     return folder / "sweep.csv"
 
 
@@ -64,14 +66,5 @@ def _parquet(table: Sequence[Row], path: Path) -> None:
     import pyarrow as pa  # noqa: PLC0415 - slow to import
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    pq.write_table(pa.Table.from_pylist(list(records(table))), path)
-
-
-def _write(path: Path, fill: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        fill(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with path.open("wb") as file:  # pyarrow takes no path that is not UTF-8
+        pq.write_table(pa.Table.from_pylist(list(records(table))), file)

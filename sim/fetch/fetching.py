@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sim.fetch.http import RefusedError, UnreachableError, WrongContentError, check_url, download
 from sim.fetch.sets import SOURCE, DataFile, DataSet
 from sim.fetch.words import cannot_be_fetched, placing, source_text
+from sim.files.textfile import write_text
 from sim.progress import progress
 
 BASE_URL = "https://raw.githubusercontent.com"
@@ -159,12 +160,7 @@ def _download_all(wanted: DataSet, pending: Sequence[DataFile], root: Path, base
 
 def _write_source(wanted: DataSet, folder: Path) -> None:
     here = [file for file in wanted.files if digest_of(folder / file.name) == file.sha256]
-    draft = folder / f".{SOURCE}.{os.getpid()}.draft"
-    try:
-        draft.write_text(source_text(wanted, here), encoding="utf-8")
-        draft.replace(folder / SOURCE)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(folder / SOURCE, source_text(wanted, here))
 
 
 def _is_extra(wanted: DataSet, file: DataFile) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, HTTPResponse
@@ -12,6 +11,8 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
+
+from sim.files.output import drafted
 
 TIMEOUT_S = 30.0  # for connecting and for each read
 CHUNK_BYTES = 1 << 16
@@ -45,7 +46,7 @@ def check_url(url: str) -> str:
 
 
 def download(url: str, target: Path, size_bytes: int, sha256: str, advance: Callable[[int], None]) -> None:
-    """Write what lies at a URL to a file, by one rename and only if it is what was expected.
+    """Write what lies at a URL to a file, whole and only if it is what was expected.
 
     Args:
         url: see `check_url`.
@@ -60,16 +61,12 @@ def download(url: str, target: Path, size_bytes: int, sha256: str, advance: Call
         WrongContentError: if it is something else.
         OSError: if the file cannot be written.
     """
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    try:
+    with drafted(target) as draft:
         with draft.open("wb") as file:
             digest = _copied(url, file, size_bytes, advance)
         if digest != sha256:
             msg = f"expected sha256 {sha256}, got {digest}"
             raise WrongContentError(msg)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _copied(url: str, file: IO[bytes], size_bytes: int, advance: Callable[[int], None]) -> str:

@@ -15,9 +15,14 @@ QUANTILES = (1, 10, 25, 50, 75, 90, 95, 99)
 
 def index_of_dispersion(arrival_s: npt.NDArray[np.float64], window_s: float) -> float | None:
     """Return variance over mean of the counts in whole windows (1 for Poisson); None with fewer than two windows."""
-    windows = np.floor((arrival_s - arrival_s[0]) / window_s).astype(np.int64)
-    counts = np.bincount(windows)[:-1]  # the last window is cut off by the end of the trace
-    return float(counts.var() / counts.mean()) if len(counts) > 1 else None
+    windows = np.floor((arrival_s - arrival_s[0]) / window_s)
+    whole = int(windows[-1])  # the last window is cut off by the end of the trace
+    if whole < 2:
+        return None
+    # Only windows with requests are counted one by one: of the others a long trace has more than memory holds.
+    counts: list[int] = np.unique(windows[windows < whole], return_counts=True)[1].tolist()
+    total, squares = sum(counts), sum(count**2 for count in counts)
+    return (whole * squares - total**2) / (whole * total)
 
 
 def gap_cv(arrival_s: npt.NDArray[np.float64]) -> float | None:

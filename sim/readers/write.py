@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
-import tempfile
 from pathlib import Path
 
+from sim.files.output import drafted
 from sim.trace import AdapterSpec, Trace
 
 ADAPTER_COLUMNS = ("adapter_id", "rank")
@@ -22,25 +21,18 @@ def write_canonical(trace: Trace, path: str | Path) -> None:
 
     Raises:
         ValueError: if the trace lacks stamps or lengths.
+        OSError: if it cannot be written.
     """
     needed = sorted(trace.lacks - {"adapters"})
     if needed:
         msg = f"{trace.name} has no {' and no '.join(needed)} of its own; draw them (`make_trace`) before it is written"
         raise ValueError(msg)
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    unfinished = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            # no name and no time in the gzip header: the same trace gives the same bytes
-            binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if target.suffix == ".gz" else raw
-            with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
-                _write_rows(trace, text)
-        unfinished.chmod(0o644)
-        unfinished.replace(target)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with drafted(target) as draft, draft.open("wb") as raw:
+        # no name and no time in the gzip header: the same trace gives the same bytes
+        binary = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if target.suffix == ".gz" else raw
+        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
+            _write_rows(trace, text)
 
 
 def _write_rows(trace: Trace, text: io.TextIOWrapper) -> None:

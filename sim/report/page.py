@@ -5,13 +5,14 @@ It holds its pictures (SVG) and needs nothing else: no script, no network.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import ceil, log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.experiments.comparison import read_sides
+from sim.files.output import check_file
+from sim.files.textfile import write_text
 from sim.report.data import Arm, arms_of
 from sim.report.html import Html, element, figure, join, page, section
 from sim.report.svg import svg
@@ -51,7 +52,7 @@ NOT_MODELLED = (
 
 
 def write_report(directories: Sequence[Path], out: Path | None = None) -> Path:
-    """Write a report by one rename and return its path.
+    """Write a report whole or not at all, and return its path.
 
     Args:
         directories: of finished runs, or of replications (a run below each); the first is the baseline.
@@ -59,23 +60,14 @@ def write_report(directories: Sequence[Path], out: Path | None = None) -> Path:
 
     Raises:
         ValueError: if a directory holds no finished run, no request of one got a first token, or the name does not end
-            in .html.
+            in .html, or the file cannot be written.
     """
     target = directories[0] / FILE if out is None else out
     if target.suffix != ".html":
         msg = f"{target}: a report's name ends in .html"
         raise ValueError(msg)
-    if target.is_dir():
-        msg = f"{target} is a directory; a file is needed"
-        raise ValueError(msg)
-    content = report(arms_of(read_sides(directories)))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    try:
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    check_file(target)
+    write_text(target, report(arms_of(read_sides(directories))))
     return target
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.files.output import draft_of, make_folder, place_of, told_of
 from sim.results.identity import files_sha256, source_sha256
 from sim.results.requests import PART_ROWS
 
@@ -60,8 +61,9 @@ def write_run(
     Raises:
         ValueError: if the target holds anything but a run, a table is missing or unknown, an extra is unknown, or a
             number is not finite.
+        OSError: about the target or a file in it, if it cannot be written.
     """
-    target = Path(directory).absolute()
+    target = Path(directory)
     _check_target(target)
     if set(frames) != set(TABLES):
         msg = f"a run has the tables {', '.join(TABLES)}, got {', '.join(frames) or 'none'}"
@@ -70,19 +72,21 @@ def write_run(
     if unknown:
         msg = f"a run may also hold {', '.join(OPTIONAL)}, got {', '.join(unknown)}"
         raise ValueError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
+    place = place_of(target)
+    make_folder(place.parent, target)
+    draft = draft_of(place)
     try:
-        _fill(draft, config, summary, frames, bench, env)
-        for name, write in (extras or {}).items():
-            write(draft / name)
-        (draft / "DONE").write_text("", encoding="utf-8")
-        _put_in_place(draft, target)
+        with told_of(target, draft):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            _fill(draft, config, summary, frames, bench, env)
+            for name, write in (extras or {}).items():
+                write(draft / name)
+            (draft / "DONE").write_text("", encoding="utf-8")
+            _put_in_place(draft, place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return target
+    return target.absolute()
 
 
 def _check_target(target: Path) -> None:
@@ -128,7 +132,8 @@ def _write_parquet(table: pd.DataFrame | Iterable[pd.DataFrame], path: Path) -> 
 
     parts = iter([table] if isinstance(table, pd.DataFrame) else table)
     first = pa.Table.from_pandas(next(parts), preserve_index=False)
-    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+    # An open file, for pyarrow takes no path that is not UTF-8.
+    with path.open("wb") as file, pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
         writer.write_table(first, row_group_size=PART_ROWS)
         del first
         for part in parts:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from policies.base import IntArray
+from sim.files.output import drafted
 from sim.results.metrics import REJECTED, Offered, latencies_s
 from sim.results.timeline_tracks import Event, Tracks, counters, event, slices_of_channels, slices_of_engine, waited_for
 from sim.serving.records import NEVER, Records
@@ -31,18 +31,14 @@ WORDS = ("queue", "adapter wait", "overhead", "prefill", "decode")
 
 
 def write_timeline(run: Run, path: Path) -> None:
-    """Write a run's timeline, gzipped, by one rename; the same run gives the same bytes."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with (
-            draft.open("wb") as raw,
-            gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-            io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
-        ):
-            text.writelines(_document(run))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    """Write a run's timeline, gzipped, whole or not at all; the same run gives the same bytes."""
+    with (
+        drafted(path) as draft,
+        draft.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
+    ):
+        text.writelines(_document(run))
 
 
 def _document(run: Run) -> Iterator[str]:
