@@ -19,6 +19,7 @@ from sim.serving.ticks import to_ticks
 from sim.simtime import ARRIVAL, BOUNDARY, TIMER, Bell, Moment, SimLink
 
 MAX_FRUITLESS_TIMERS = 1000
+MOST_WAKINGS = 1_000_000  # since anything else happened: a policy may look now and then, but not all the time
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -56,6 +57,7 @@ class Replica:
         self._idle_since = 0
         self._timer_s: float | None = None
         self._fruitless = 0
+        self._wakings = 0  # since anything else happened
         self.step: Step | None = None
         self.left: Callable[[], None] | None = None
         self.is_last_call = False  # no more arrivals
@@ -63,6 +65,7 @@ class Replica:
 
     def submit(self, job: Job) -> None:
         """Hand a request to the engine now."""
+        self._wakings = 0
         self.core.submit(job, job.arrival)
         if self.core.timed:
             self._arm()
@@ -97,7 +100,7 @@ class Replica:
                 self._idle_since = now
                 yield self._bell
             else:
-                self._fruitless = 0
+                self._fruitless = self._wakings = 0
                 yield Moment(env, step.ticks, BOUNDARY)
                 records.end = now + step.ticks
                 step_finished(records.end)
@@ -114,6 +117,7 @@ class Replica:
 
     def _loaded(self, transfer: AnyTransfer) -> None:
         now = int(self._env.now)
+        self._wakings = 0
         self.records.end = now
         self.core.loaded(transfer, now)
         if self._bell is not None:
@@ -143,6 +147,11 @@ class Replica:
         if self._fruitless > MAX_FRUITLESS_TIMERS:
             waiting = len(self.core.waiting)
             msg = f"{waiting} requests wait in an idle engine and {MAX_FRUITLESS_TIMERS} timers changed nothing"
+            raise RuntimeError(msg)
+        self._wakings += 1
+        if self._wakings > MOST_WAKINGS:
+            names = " and ".join(type(policy).__name__ for policy in self.core.timed)
+            msg = f"{names}: woken {MOST_WAKINGS} times by {due_s:g} s since anything else happened"
             raise RuntimeError(msg)
         self.core.woken(due_s)
         self._arm()

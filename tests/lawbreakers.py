@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import cycle
 from typing import Any
 
 from policies.base import Adapter, Batch, Cache, Facts, IntArray, Predictor, Prefetch, Request, Router, Scheduler
+
+SEEN_BY_ALL: dict[str, int] = {}
+MOODS = cycle((1, -1))
 
 
 class Cached(Cache):
@@ -122,8 +127,112 @@ class Shares(Scheduled):
     def arrived(self, request: Request, now: float) -> None:
         self.seen.append(request.id)
 
+
+class CountsItself(Scheduled):
+    """Binds a number of the class anew, where no container is changed."""
+
+    made = 0
+
+    def start(self, facts: Facts) -> None:
+        type(self).made += 1
+
+
+class SharesInItsModule(Cached):
+    def used(self, adapter: Adapter, now: float) -> None:
+        SEEN_BY_ALL[adapter.id] = SEEN_BY_ALL.get(adapter.id, 0) + 1
+
+
+class Memoized(Cached):
+    """Remembers what a function of nothing but its arguments gave, which is no state."""
+
+    SIZES = {8: 1.0}  # noqa: RUF012 - never changed
+
+    @staticmethod
+    @cache
+    def _worth(rank: int) -> float:
+        return rank / 2
+
+    def score(self, adapter: Adapter, now: float) -> float:
+        return self.SIZES.get(adapter.rank, self._worth(adapter.rank))
+
+
+class Moody(Scheduled):
+    """Every other instance goes by the last that came."""
+
+    def __init__(self) -> None:
+        self._mood = next(MOODS)
+
     def key(self, request: Request, now: float) -> float:
-        return -request.id if len(self.seen) // 30 % 2 else request.id
+        return self._mood * request.id
+
+
+class DueFirst(Scheduled):
+    """Those that are overdue first, then the shortest: the order changes when a deadline passes, and nobody is told."""
+
+    def start(self, facts: Facts) -> None:
+        self._slo_s = facts.ttft_slo_s
+
+    def order(self, waiting: Iterable[Request], now: float) -> Iterator[Request]:
+        return iter(sorted(waiting, key=lambda one: (self._left_s(one, now) > 0, one.predicted_tokens, one.id)))
+
+    def _left_s(self, request: Request, now: float) -> float:
+        return request.arrival_s + self._slo_s - now
+
+
+class DeclaresWhatIsDue(DueFirst):
+    """The same, told."""
+
+    def __init__(self) -> None:
+        self._due_s: dict[int, float] = {}
+
+    def arrived(self, request: Request, now: float) -> None:
+        self._due_s[request.id] = request.arrival_s + self._slo_s
+
+    def wakes_at_s(self) -> float | None:
+        return min(self._due_s.values(), default=None)
+
+    def woken(self, now: float) -> None:
+        self._due_s = {id_: at_s for id_, at_s in self._due_s.items() if at_s > now}
+
+    def _left_s(self, request: Request, now: float) -> float:
+        return self._due_s.get(request.id, 0.0)
+
+
+class SquashesAll(Scheduled):
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        for victim in list(batch.running):
+            batch.squash(victim)
+        super().fill(batch, waiting, now)
+
+
+class ServesShortPrompts(Scheduled):
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        super().fill(batch, [request for request in waiting if request.prompt_tokens <= 200], now)
+
+
+class PutsLongPromptsLast(Scheduled):
+    def key(self, request: Request, now: float) -> float:
+        return float("inf") if request.prompt_tokens > 100 else request.prompt_tokens
+
+
+class ShortensPrompts(Scheduled):
+    def key(self, request: Request, now: float) -> float:
+        request.prompt_tokens = min(request.prompt_tokens, 1)
+        return request.arrival_s
+
+
+class ForgesRunning(Scheduled):
+    """Writes to requests that it was not asked about."""
+
+    def fill(self, batch: Batch, waiting: Iterable[Request], now: float) -> None:
+        for request in batch.running:
+            request.arrival_s = -1.0
+        super().fill(batch, waiting, now)
+
+
+class NamesLanes(Scheduled):
+    def arrived(self, request: Request, now: float) -> None:
+        request.lane = "fast"  # type: ignore[assignment]
 
 
 class ByTheClock(Scheduled):
@@ -172,6 +281,55 @@ class WantsForEver(WantsOthers):
     def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:
         while True:
             yield from self._all
+
+
+class WantsMadeUp(Fetched):
+    """Gives an adapter of its own making, another one each time."""
+
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterable[Adapter]:
+        return [Adapter("a0", 8, 20)]
+
+
+class LoopsForEver(Fetched):
+    """Asks nobody, and yields nothing once it has gone through those that wait."""
+
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterator[Adapter]:
+        while True:
+            yield from [request.adapter for request in waiting if request.adapter]
+
+
+class StopsTheIteration(Fetched):
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterable[Adapter]:
+        raise StopIteration
+
+
+class WakesAtOnce(Fetched):
+    """Asks to be woken again before anything can have happened."""
+
+    pause_s = 1e-13
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def wakes_at_s(self) -> float | None:
+        return self._next_s
+
+    def woken(self, now: float) -> None:
+        self._next_s = now + self.pause_s
+
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterable[Adapter]:
+        return ()
+
+
+class WakesOften(WakesAtOnce):
+    """Is woken every 0.2 seconds, as it may."""
+
+    pause_s = 0.2
+
+
+class Shrinks(Fetched):
+    def used(self, adapter: Adapter, now: float) -> None:
+        adapter.size_bytes = 1  # type: ignore[misc]
 
 
 class Routed(Router):

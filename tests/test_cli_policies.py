@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +14,7 @@ import pytest
 from policies.builtin import BUILTIN
 from sim.cli import policies
 from sim.config import load_config
+from sim.conformance import suite
 from sim.conformance.suite import OF_SEAM
 from sim.files.yamlfile import packaged_names
 from tests.commands import chameleon
@@ -151,9 +153,30 @@ def test_a_policy_that_breaks_a_law_is_shown_in_a_small_world(tmp_path: Path) ->
     (tmp_path / "mine.py").write_text("import random\nclass Mine:\n    def key(self, *_): return random.random()\n")
     said = chameleon("policies", "check", f"{tmp_path}/mine.py:Mine", "--worlds", "3")
     assert said.code == 1
+    assert said.out.endswith(" laws in 3 worlds (seed 0)\n")
     assert "BROKEN  asked twice in the same state, it answers the same\n        key(request " in said.out
     assert "the smallest world found that shows it:\n          memory " in said.out
     assert "Mine breaks " in said.out
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or coverage has the lines for itself")
+def test_a_policy_that_never_ends_is_told_with_the_worlds_that_it_was_played_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "MAX_LINES", 1)
+    text = "class Mine:\n    def fill(self, batch, waiting, now):\n        while True:\n            pass\n"
+    (tmp_path / "mine.py").write_text(text)
+    said = chameleon("policies", "check", f"{tmp_path}/mine.py:Mine", "--worlds", "3")
+    assert said.code == 1
+    assert "fill has run 1000000 lines and did not come to an end (in fill, mine.py:" in said.out
+    assert "in 1 of 3 worlds (seed 0); in the others it would take as long" in said.out
+
+
+def test_a_hook_that_takes_other_arguments_is_told_before_any_world_is_played(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    def score(self, adapter): return 0.0\n")
+    said = chameleon("policies", "check", f"{tmp_path}/mine.py:Mine")
+    assert said.code == 2
+    assert "Mine has score(self, adapter), which should be score(self, adapter, now)" in said.err
 
 
 @pytest.mark.parametrize("setting", ["ageing_s=-1", "scheduler.ageing_s=-1"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from policies.base import Batch, Request
 from policies.scheduling import FCFS
+from sim import engine
 from sim.core import Core
 from sim.serving.shape import StepCost
 from sim.serving.steps import run_ticks, steps_until
@@ -174,6 +175,15 @@ def test_a_policy_that_is_never_done_with_one_instant_is_an_error_that_names_it_
     world = World([(0, 1, 1, None), (9000, 1, 1, None)], costs=PLAIN, scheduler=lambda: Again(5000))
     with pytest.raises(RuntimeError, match=r"^Again: woken 1001 times at 5e-09 s, it declares"):
         play(world)
+
+
+def test_a_policy_that_looks_all_the_time_is_an_error_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST_WAKINGS", 50)
+    busy = World([(0, 1, 9, None)], costs=PLAIN, scheduler=lambda: Alarm(*range(10, 100, 1)))
+    with pytest.raises(RuntimeError, match=r"Alarm: woken 50 times by 6e-11 s since anything else happened"):
+        play(busy)
+    steps = World([(0, 1, 9, None)], costs=PLAIN, scheduler=lambda: Alarm(*range(150, 9000, 50)))
+    assert told(steps, "finish") == [8100]
 
 
 def test_requests_that_nobody_will_ever_admit_are_an_error() -> None:

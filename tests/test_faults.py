@@ -216,3 +216,25 @@ def test_an_adapter_that_the_workload_lacks_is_no_prefetch() -> None:
         PolicyError, match=r"^prefetch Stray: wanted gave Adapter\('stray', .*, no adapter of this work"
     ):
         sim.run("slora", requests=20, prefetch=Stray)
+
+
+class Stops(Prefetch):
+    def wanted(self, waiting: Iterable[Request], now: float) -> Iterable[Adapter]:
+        raise StopIteration
+
+
+def test_a_hook_that_raises_what_ends_a_loop_is_named_with_its_line() -> None:
+    with pytest.raises(
+        PolicyError, match=r"^prefetch Stops failed: StopIteration; .*\n.*test_faults.py:\d+, in wanted\n"
+    ):
+        sim.run("slora", requests=20, prefetch=Stops)
+
+
+class WithoutNow(Cache):
+    def score(self, adapter: Adapter) -> float:  # type: ignore[override]
+        return 0.0
+
+
+def test_a_hook_that_takes_too_little_is_told_before_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"has score\(self, adapter\), which should be score\(self, adapter, now\)"):
+        sim.run("slora", requests=20, cache=WithoutNow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import shlex
@@ -385,6 +386,64 @@ def test_a_class_with_no_hook_at_all_is_an_error() -> None:
         x: int = 0
 
     assert failure(Point).startswith("cache.kind: Point is no cache: it has none of ")
+
+
+@pytest.mark.parametrize(
+    ("seam", "hook", "own", "told"),
+    [
+        (
+            "cache",
+            "score",
+            lambda self, adapter: 0.0,
+            "score(self, adapter), which should be score(self, adapter, now)",
+        ),
+        ("cache", "start", lambda self: None, "start(self), which should be start(self, facts)"),
+        ("cache", "drops", lambda self, idle, now: (), "should be drops(self, idle, now, *, batch_is_empty)"),
+        ("scheduler", "key", lambda self, now, request: 0.0, "should be key(self, request, now)"),
+        ("scheduler", "wakes_at_s", lambda self, now: None, "should be wakes_at_s(self)"),
+        ("router", "choose", lambda request, replicas, now: 0, "should be choose(self, request, replicas, now)"),
+        ("cache", "score", staticmethod(lambda now: 0.0), "score(now), which should be score(self, adapter, now)"),
+        ("cache", "score", 3.0, "score = 3.0, which should be a method: score(self, adapter, now)"),
+    ],
+)
+def test_a_hook_that_takes_other_arguments_than_it_is_given_is_an_error(
+    seam: str, hook: str, own: object, told: str
+) -> None:
+    cls = type("Mine", (getattr(base, seam.capitalize()),), {"name": "mine", hook: own})
+    message = failure(cls, seam)
+    assert message.startswith(f"{seam}.kind: Mine has {hook}")
+    assert told in message
+
+
+def test_a_class_without_the_base_is_asked_for_the_same_arguments() -> None:
+    assert "which should be score(self, adapter, now)" in failure(type("Mine", (), {"score": lambda self, now: 0.0}))
+
+
+def wrapped(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*given: Any, **named: Any) -> Any:
+        return function(*given, **named)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda self, one, now: 3.0,
+        lambda self, adapter, now, weight=1.0: 3.0,
+        lambda self, *given: 3.0,
+        lambda *given: 3.0,
+        staticmethod(lambda adapter, now: 3.0),
+        classmethod(lambda cls, adapter, now: 3.0),
+        functools.partialmethod(lambda self, weight, adapter, now: weight, 3.0),
+        functools.cache(lambda self, adapter, now: 3.0),
+        wrapped(lambda self, adapter, now: 3.0),
+    ],
+)
+def test_a_hook_may_take_its_arguments_as_it_likes(own: Any) -> None:
+    cls = type("Mine", (Cache,), {"name": "mine", "score": own})
+    assert cache(cls).score(Adapter("a", 8, 1), 0.0) == 3.0
 
 
 # fresh instances, and which seam

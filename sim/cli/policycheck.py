@@ -58,10 +58,14 @@ def check(seam: str, name: str, sets: Sequence[str], *, worlds: int, seed: int) 
     found = findings(name, seam, worlds=worlds, seed=seed, **keywords(seam, sets))
     for one in found:
         yield "\n".join(report(one)), one.verdict != "broken"
-    yield _summary(f"{seam} {name}", found, f"{worlds} {'world' if worlds == 1 else 'worlds'} (seed {seed})"), True
+    yield _summary(f"{seam} {name}", found, worlds, seed), True
 
 
-def _summary(policy: str, found: Sequence[Finding], where: str) -> str:
+def _summary(policy: str, found: Sequence[Finding], worlds: int, seed: int) -> str:
+    played = max(one.worlds for one in found)
+    where = f"{worlds} {'world' if worlds == 1 else 'worlds'} (seed {seed})"
+    if played < worlds:
+        where = f"{played} of {where}; in the others it would take as long"
     broken = sum(one.verdict == "broken" for one in found)
     if broken:
         return f"{policy} breaks {broken} of {len(found)} laws in {where}"

@@ -6,40 +6,31 @@ Policies are built afresh for every run and never copied or pickled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from policies.base import Policy
-from sim.conformance.draw import draw, shrunk, tell
-from sim.conformance.runs import predicted, tried
+from sim.conformance.draw import draw
+from sim.conformance.laws import LAWS, OF_SEAM, Broken
+from sim.conformance.limits import Meter
+from sim.conformance.runs import ENDLESS, predicted, tried
+from sim.conformance.shared import shared_state, what_changed
+from sim.conformance.smaller import MAX_TRIALS, can_be_quicker, quicker, shrunk
+from sim.conformance.telling import tell
 from sim.conformance.worlds import World
 from sim.plugins.docstrings import undocumented
 from sim.plugins.named import factory
+from sim.progress import Steps, progress
+
+__all__ = ["LAWS", "OF_SEAM", "WORLDS", "Finding", "check_policy", "findings", "report"]
 
 Verdict = Literal["kept", "broken", "open"]
-LAWS: dict[str, str] = {
-    "documented": "its docstring says what every keyword is",
-    "runs": "no hook fails, and it asks nothing of the engine that is not allowed",
-    "answers": "its answers are of the right kind",
-    "pure": "asked twice in the same state, it answers the same",
-    "timers": "the time that it declares moves on once it has come",
-    "in use": "nothing in use or on its way is evicted",
-    "books": "bytes, requests and adapters add up at every step",
-    "ends": "every request that fits is served, and the run comes to an end",
-    "repeats": "a fresh instance decides the same again",
-    "fast": "asked at every step, it decides as it does where steps are skipped",
-}
-OF_SEAM: dict[str, tuple[str, ...]] = {
-    "scheduler": tuple(law for law in LAWS if law != "in use"),
-    "cache": tuple(law for law in LAWS if law != "timers"),
-    "prefetch": tuple(law for law in LAWS if law != "in use"),
-    "predictor": ("documented", "runs", "answers", "pure", "repeats"),
-    "router": ("documented", "runs", "answers", "books", "ends", "repeats", "fast"),
-}
 WORLDS = 60
+# Of a policy, as `Meter` adds them up: to make one world smaller, and for all worlds of one that goes on for ever.
+MAX_LINES = 10_000_000
+SHOWN_AT_ONCE = {"runs", "answers", "given"}  # laws that are broken in plain sight, whatever an earlier run has left
 
 
 class Finding(NamedTuple):
@@ -51,6 +42,7 @@ class Finding(NamedTuple):
         why: one sentence on what went wrong.
         world: the smallest one found that shows it, for `sim.conformance.worlds.play`; None where none is needed.
         told: lines that say everything about that world.
+        worlds: how many had their say on it.
     """
 
     law: str
@@ -58,6 +50,7 @@ class Finding(NamedTuple):
     why: str = ""
     world: World | None = None
     told: tuple[str, ...] = ()
+    worlds: int = 0
 
 
 def check_policy(kind: object, seam: str, *, worlds: int = WORLDS, seed: int = 0, **keywords: Any) -> None:
@@ -89,10 +82,13 @@ def findings(
 ) -> list[Finding]:
     """Return what became of every law of a seam; see `check_policy`."""
     make = factory({"kind": kind, **keywords}, seam, base_dir=base_dir)
-    found = {"documented": _documented(type(make()))}
     suite = _Suite(seam, make)
-    for number in range(worlds):
-        suite.play(np.random.default_rng((seed, number)))
+    with progress(range(worlds), "worlds") as numbers:
+        for number in numbers:
+            if suite.may_play():
+                suite.play(np.random.default_rng((seed, number)))
+    suite.make_smaller()
+    found = {"documented": _documented(type(make()), suite.played)}
     return [found.get(law) or suite.finding(law) for law in OF_SEAM[seam]]
 
 
@@ -107,14 +103,14 @@ def report(finding: Finding) -> list[str]:
     return lines
 
 
-def _documented(cls: type) -> Finding:
+def _documented(cls: type, worlds: int) -> Finding:
     missing = undocumented(cls)
     if not missing:
-        return Finding("documented", "kept")
+        return Finding("documented", "kept", worlds=worlds)
     told = (
         f"no docstring of {cls.__name__} names {', '.join(missing)}; an `Attributes:` section in it is shown to users"
     )
-    return Finding("documented", "broken", told)
+    return Finding("documented", "broken", told, worlds=worlds)
 
 
 class _Suite:
@@ -122,38 +118,66 @@ class _Suite:
 
     def __init__(self, seam: str, make: Callable[[], Policy]) -> None:
         self._seam = seam
-        self._try = partial(predicted if seam == "predictor" else tried, seam, make)
-        self._laws = [law for law in OF_SEAM[seam] if law != "documented"]
-        self._found: dict[str, Finding] = {}
+        self._make = make
+        self._class = type(make())
+        self._found = {law: Finding(law, "open") for law in OF_SEAM[seam]}
+        self._meter = Meter()
+        self.played = 0
+
+    def may_play(self) -> bool:
+        """Whether another world is worth its time; a policy that goes on for ever in each would take too much of it."""
+        goes_on = any(self._found[law].verdict == "broken" for law in ENDLESS & self._found.keys())
+        return not goes_on or self._meter.lines < MAX_LINES
 
     def play(self, rng: np.random.Generator) -> None:
-        if self._seam == "predictor":
-            verdicts, world = self._try(rng), None
-        else:
-            world = draw(rng)
-            verdicts = self._try(world)
-        for law, why in verdicts.items():
-            if law not in self._laws:
-                continue
-            known = self._found.get(law)
-            if why and (known is None or known.verdict != "broken"):
-                self._found[law] = self._smallest(law, why, world)
-            else:
-                self._found.setdefault(law, Finding(law, "kept"))
+        """Play one world, or the same in quick motion if the policy's clock ticks too often in it."""
+        self.played += 1
+        shared = shared_state(self._class)
+        world = None if self._seam == "predictor" else draw(rng)
+        verdicts = predicted(self._make, rng, self._meter) if world is None else self._tried(world)
+        while verdicts.get("timers") and world is not None and can_be_quicker(world):
+            world = quicker(world)
+            verdicts = self._tried(world)
+        changed = what_changed(shared, shared_state(self._class))
+        if changed:
+            verdicts = {law: why for law, why in verdicts.items() if law in SHOWN_AT_ONCE}
+        for law, why in (verdicts | {"own": changed}).items():
+            self._note(law, why, None if law == "own" else world)
+
+    def make_smaller(self) -> None:
+        """Look for smaller worlds that show the same."""
+        shown = [(one, one.world) for one in self._found.values() if one.world is not None]
+        if not shown:
+            return
+        with progress(MAX_TRIALS * len(shown), "smaller worlds") as steps:
+            for one, world in shown:
+                self._found[one.law] = self._smallest(one, world, steps)
 
     def finding(self, law: str) -> Finding:
-        return self._found.get(law, Finding(law, "open"))
+        """Return what became of a law."""
+        return self._found[law]
 
-    def _smallest(self, law: str, why: str, world: World | None) -> Finding:
-        if world is None:
-            return Finding(law, "broken", why)
-        said = {0: why}  # by the worlds that showed it, the smallest last
+    def _tried(self, world: World, only: str = "") -> Broken:
+        return tried(self._seam, self._make, world, self._meter, only)
+
+    def _note(self, law: str, why: str, world: World | None) -> None:
+        known = self._found.get(law)
+        if known is None:
+            return
+        if known.verdict == "open" or (why and known.verdict == "kept"):
+            known = Finding(law, "broken" if why else "kept", why, world if why else None, worlds=known.worlds)
+        self._found[law] = known._replace(worlds=known.worlds + 1)
+
+    def _smallest(self, finding: Finding, world: World, steps: Steps[int]) -> Finding:
+        said = {0: finding.why}  # by the worlds that showed it, the smallest last
+        until = self._meter.lines + MAX_LINES
 
         def shows(one: World) -> bool:
-            told = self._try(one, law).get(law)
+            steps.advance()
+            told = self._tried(one, finding.law).get(finding.law)
             if told:
                 said[len(said)] = told
             return bool(told)
 
-        small = shrunk(world, shows, self._seam)
-        return Finding(law, "broken", said[len(said) - 1], small, tuple(tell(small, self._seam)))
+        small = shrunk(world, shows, self._seam, lambda: self._meter.lines < until)
+        return finding._replace(why=said[len(said) - 1], world=small, told=tuple(tell(small, self._seam)))

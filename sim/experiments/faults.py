@@ -128,7 +128,17 @@ def _names(found: list[Stranger]) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return "; ".join((f"{type(error).__name__}: {error}", *_notes(error)))
+    raised = _undisguised(error)
+    told = f"{type(raised).__name__}: {raised}" if str(raised) else type(raised).__name__
+    return "; ".join((told, *_notes(error)))
+
+
+def _undisguised(error: BaseException) -> BaseException:
+    """Return the StopIteration of which Python has made another error, because it came out of a generator of ours."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return causes[-1] if isinstance(causes[-1], StopIteration) else error
 
 
 def _notes(error: BaseException) -> list[str]:

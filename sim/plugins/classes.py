@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from policies import base
 from sim.files.yamlfile import ConfigError, Problem, validate
 from sim.names import SEAMS, closest
+from sim.plugins.signatures import misfits
 
 BASES: dict[str, type[base.Policy]] = {seam: getattr(base, seam.capitalize(), base.Policy) for seam in SEAMS}
 
@@ -65,9 +66,11 @@ def policy_class(cls: type, seam: str) -> type[base.Policy]:
     """Return the class, or a subclass with the seam's harmless defaults for the hooks and the name that it lacks.
 
     Raises:
-        ConfigError: if it has no hook of the seam, is made for another seam, or has a hook's name misspelt.
+        ConfigError: if it has no hook of the seam, is made for another seam, has a hook's name misspelt, or a hook that
+            takes other arguments than it is given.
     """
-    problems = _foreign(cls, seam) or list(_misspelt(cls, seam)) or _hookless(cls, seam)
+    wrong = [*_misspelt(cls, seam), *misfits(cls, BASES[seam])]
+    problems = _foreign(cls, seam) or wrong or _hookless(cls, seam)
     if problems:
         raise ConfigError(Problem(("kind",), f"{cls.__name__} {problem}") for problem in problems)
     return _completed(cls, seam)

@@ -151,7 +151,7 @@ class AdapterTraffic:
     def load_ticks(self, slot: AdapterSlot) -> int:
         """Return how long the link is busy with an adapter, and with those that it sends away although they are in use.
 
-        vLLM's worker (0.8, LRUCacheWorkerLoRAManager; from memory) activates the adapters of a step one by one in an
+        vLLM's worker (0.8.5, LRUCacheWorkerLoRAManager) activates the adapters of a step one by one in an
         order of its own, each in place of the one touched least recently. With every slot in use, that may be one of
         this step whose turn is still to come; it then takes the next one's place, and so on up to the slot that had
         come free. With both places random that is one in six of all slots on average.
