@@ -43,8 +43,10 @@ SETS = {
     "slora-a10g": Words("S-LoRA by its authors, Llama-7B, A10G, ranks 8 and 64/32/16/8", "yes"),
     "slora-a100-80": Words("S-LoRA by its authors, Llama-13B, A100-80, ranks 64/32/16", "yes"),
     "slora-h100": Words("S-LoRA by others, Llama-2-7B, H100 of 64 GB, rank 32", "yes, but for the highest rate"),
-    "vllm-lora-h100-8b": Words("vLLM 0.8 with LoRA, Llama-3.1-8B, H100 of 64 GB, rank 16", "no number, two rules"),
-    "vllm-lora-h100-7b": Words("vLLM 0.8 with LoRA, Llama-2-7B, H100 of 64 GB, rank 16", "no number, two rules"),
+    "vllm-lora-h100-8b": Words("vLLM 0.8 with LoRA, Llama-3.1-8B, H100 of 64 GB, rank 16", "no number, a rule"),
+    "vllm-lora-h100-7b": Words(
+        "an older vLLM with LoRA, taken for V0, Llama-2-7B, H100 of 64 GB, rank 16", "no: the other half was"
+    ),
     "vllm-h100-microbench": Words("decode steps of the same vLLM", "no: Qwen-2.5-7B, by its dimensions"),
     "vllm-rtx4090": Words(
         "vLLM 0.19 without LoRA, Llama-3.1-8B, RTX 4090, 300 logged requests", "no; single layers were"

@@ -12,7 +12,7 @@ import pytest
 from policies.base import IntArray
 from sim.config import Loaded
 from sim.fidelity.measures import REGIONS, Measure
-from sim.fidelity.vllm import CLIFF, SUBSET_REQUESTS, VllmRun, cases, every_case, metrics, most, set_of, subset
+from sim.fidelity.vllm import CLIFF, SUBSET_REQUESTS, VllmRun, cases, every_case, metrics, most, sets_of, subset
 from sim.fidelity.vllm_micro import MicroCase, MicroRow, expected_distinct, micro_cases, step_s
 from sim.fidelity.vllm_rows import METRICS, RunRow, rated_rows
 from sim.fidelity.vllm_server import Answered, answered, kv_pool_tokens, server, slot_bytes
@@ -218,33 +218,40 @@ def test_metrics_are_the_published_columns_in_their_units() -> None:
 
 
 def test_a_run_survives_being_sent_away_and_measures_every_metric_once() -> None:
-    case = pickle.loads(pickle.dumps(VllmRun(run(dur=30.0), seeds=2)))  # noqa: S301 - our own
+    case = pickle.loads(pickle.dumps(VllmRun(run(dur=30.0), "vllm-lora-h100-8b", seeds=2)))  # noqa: S301 - our own
     assert case.requests == 2 * 114
     found = case.measures()
     told = [name for name in METRICS if name != "itl_p99"]  # a table of somebody's own may lack it
     assert [measure.metric for measure in found] == told
     assert {measure.measured for measure in found} == {getattr(case.row, name) for name in told}
-    assert [measure.metric for measure in VllmRun(run(dur=30.0, itl_p99=90.0)).measures()] == list(METRICS)
+    assert [measure.metric for measure in VllmRun(run(dur=30.0, itl_p99=90.0), "a set").measures()] == list(METRICS)
     assert {(measure.set, measure.region) for measure in found} == {("vllm-lora-h100-8b", REGIONS[0])}
 
 
 def test_seeds_are_averaged() -> None:
-    one, two = (VllmRun(run(dur=30.0), seeds=seeds).measures()[1].simulated for seeds in (1, 2))
+    one, two = (VllmRun(run(dur=30.0), "vllm-lora-h100-8b", seeds=seeds).measures()[1].simulated for seeds in (1, 2))
     trace = workload(run(dur=30.0), 1)
     second = metrics(answered(server(run(dur=30.0)), trace, 30.0), 30.0)["ttft_p50"]
     assert two == pytest.approx((one + second) / 2)
 
 
 def test_rows_that_something_was_fitted_on_have_a_set_of_their_own() -> None:
-    assert set_of(run(max_loras=16, n_adapters=16, rps=7.3)) == "vllm-lora-h100-8b-fit"
-    assert set_of(run(max_loras=16, n_adapters=32, rps=14.6)) == "vllm-lora-h100-8b"  # adapters are swapped
-    assert set_of(run(max_loras=16, n_adapters=16, rps=2.0)) == "vllm-lora-h100-8b"  # overloaded
-    assert set_of(run(max_loras=32, n_adapters=32, rps=14.6)) == "vllm-lora-h100-8b"
-    assert set_of(run(**LLAMA_2, max_loras=64, n_adapters=64, rps=28.0)) == "vllm-lora-h100-7b-fit"
+    new = [
+        run(max_loras=16, n_adapters=16, rps=7.3),
+        run(max_loras=16, n_adapters=32, rps=14.6),  # adapters are swapped
+        run(max_loras=16, n_adapters=16, rps=2.0),  # overloaded
+        run(max_loras=32, n_adapters=32, rps=14.6),
+    ]
+    behind = run(**LLAMA_2, max_loras=63, n_adapters=64, rps=2.0)
+    old = [run(**LLAMA_2, max_loras=slots, n_adapters=64, rps=28.0) for slots in (64, 65, 66)]
+    names = sets_of([*new, old[0], behind, *old[1:]])
+    assert [names[row] for row in new] == ["vllm-lora-h100-8b-fit", *["vllm-lora-h100-8b"] * 3]
+    assert [names[row] for row in old] == ["vllm-lora-h100-7b-fit", "vllm-lora-h100-7b", "vllm-lora-h100-7b-fit"]
+    assert names[behind] == "vllm-lora-h100-7b"
 
 
 def test_a_server_that_fell_behind_was_above_its_capacity_whatever_ours_can_do() -> None:
-    regions = {run: VllmRun(run).measures()[0].region for run in (run(), run(rps=2.0))}
+    regions = {run: VllmRun(run, "a set").measures()[0].region for run in (run(), run(rps=2.0))}
     assert list(regions.values()) == [REGIONS[0], REGIONS[-1]]
 
 
@@ -270,8 +277,9 @@ def test_the_slots_cliff_is_always_in_the_subset() -> None:
 @needs_runs
 def test_the_table_has_384_runs_that_can_be_rebuilt_each_told_from_the_others() -> None:
     found = every_case(RUNS_CSV)
-    assert len(found) == len({(set_of(case.row), case.row.words) for case in found}) == 384
-    assert sum(set_of(case.row).endswith("-fit") for case in found) == 15
+    assert len(found) == len({(case.set, case.row.words) for case in found}) == 384
+    names = list(sets_of(rated_rows(RUNS_CSV)).values())
+    assert [names.count(f"vllm-lora-h100-{model}-fit") for model in ("8b", "7b")] == [14, 11]
 
 
 @needs_runs

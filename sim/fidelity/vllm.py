@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from policies.base import FloatArray
+from sim.fidelity.aims import FIT_SUFFIX
 from sim.fidelity.load import capacity_per_s
 from sim.fidelity.measures import REGIONS, Measure, region_of
 from sim.fidelity.vllm_rows import METRICS, RunRow, rated_rows
 from sim.fidelity.vllm_server import Answered, answered, server
 from sim.fidelity.vllm_workload import workload
 
-# Rows that a coefficient was fitted on: every adapter has a slot, and the server kept up. Their set ends in "-fit".
-# Those of Llama-3.1-8B were named before any error was looked at. No coefficient was fitted on Llama-2-7B's, but where
-# its adapters' first loads come from was decided after errors had been seen, of this row and of others.
-FIT_SLOTS = {"llama-3.1-8b": (16, 64, 192), "llama-2-7b": (64,)}
+# Rows that something was fitted on have a set that ends in "-fit"; their servers kept up. Of Llama-3.1-8B, those where
+# every adapter has one of so many slots, named before any error was looked at. Of Llama-2-7B every other one, named
+# before the two numbers of its servers were fitted to their first tokens and times per token, but after errors of the
+# law before that had been seen.
+FIT_SLOTS = (16, 64, 192)
 KEPT_UP = 0.9  # of the offered load was completed in the window
 FIT_TTFT_MS = 1000.0  # and the median first token came within this
 
@@ -41,13 +43,13 @@ class VllmRun:
 
     Attributes:
         row: the run.
+        set: the name of its set, see `sets_of`.
         seeds: how many times it is drawn and simulated; metrics are means over them.
-        is_published: whether it is a row of the published table, some of which were fitted.
     """
 
     row: RunRow
+    set: str
     seeds: int = 1
-    is_published: bool = True
 
     @property
     def name(self) -> str:
@@ -67,11 +69,10 @@ class VllmRun:
             trace = workload(row, seed)
             told.append(metrics(answered(loaded, trace, row.dur), row.dur))
         simulated = {metric: float(np.mean([one[metric] for one in told])) for metric in METRICS}
-        name = set_of(row) if self.is_published else row.server.set
         region = self._region()
         published = {metric: getattr(row, metric) for metric in METRICS}
         return [
-            Measure(name, row.words, region, metric, measured, simulated[metric])
+            Measure(self.set, row.words, region, metric, measured, simulated[metric])
             for metric, measured in published.items()
             if measured is not None
         ]
@@ -96,12 +97,14 @@ def cases(path: Path, *, seeds: int = 1, thorough: bool = False) -> list[VllmRun
         ConfigError: if the table is wrong.
         FileNotFoundError: if there is none.
     """
-    return [VllmRun(row, seeds) for row in (most if thorough else subset)(rated_rows(path))]
+    rows = rated_rows(path)
+    names = sets_of(rows)
+    return [VllmRun(row, names[row], seeds) for row in (most if thorough else subset)(rows)]
 
 
 def every_case(path: Path, *, seeds: int = 1) -> list[VllmRun]:
     """Return all runs of somebody's own table that can be rebuilt."""
-    return [VllmRun(row, seeds, is_published=False) for row in rated_rows(path)]
+    return [VllmRun(row, row.server.set, seeds) for row in rated_rows(path)]
 
 
 def most(rows: Sequence[RunRow]) -> list[RunRow]:
@@ -133,15 +136,13 @@ def kept_up(row: RunRow) -> bool:
     return row.rps >= KEPT_UP * row.offered_per_s
 
 
-def set_of(row: RunRow) -> str:
-    """Return the name of a run's set, which tells whether anything was fitted on it."""
-    was_fitted = (
-        row.n_adapters == row.slots
-        and row.slots in FIT_SLOTS[row.server.model]
-        and kept_up(row)
-        and row.ttft_p50 < FIT_TTFT_MS
-    )
-    return f"{row.server.set}-fit" if was_fitted else row.server.set
+def sets_of(rows: Sequence[RunRow]) -> dict[RunRow, str]:
+    """Return the name of the set of each run of the published table, which tells whether anything was fitted on it."""
+    steady = [row for row in rows if kept_up(row) and row.ttft_p50 < FIT_TTFT_MS]
+    old = [row for row in steady if row.server.system == "vllm-v0"]
+    new = [row for row in steady if row.server.system == "vllm" and row.n_adapters == row.slots in FIT_SLOTS]
+    fitted = {*old[::2], *new}
+    return {row: f"{row.server.set}{FIT_SUFFIX * (row in fitted)}" for row in rows}
 
 
 def metrics(done: Answered, window_s: float) -> dict[str, float]:

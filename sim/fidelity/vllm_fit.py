@@ -21,7 +21,7 @@ from policies.base import FloatArray
 from sim.fidelity.fitting import Outcome, Values, misses, rounded
 from sim.fidelity.measures import NO_LOAD, Measure
 from sim.fidelity.published import VLLM_MICRO, VLLM_RUNS
-from sim.fidelity.vllm import metrics, set_of
+from sim.fidelity.vllm import metrics, sets_of
 from sim.fidelity.vllm_micro import FITTED, SET, MicroRow, micro_cases, step_s
 from sim.fidelity.vllm_rows import RunRow, rated_rows
 from sim.fidelity.vllm_server import answered, server
@@ -69,7 +69,7 @@ class ServerRun:
         """Return the metrics of the fit beside the published ones."""
         row = self.row
         found = metrics(answered(server(row), workload(row), row.dur, trial_of(dict(self.values))), row.dur)
-        return [Measure(set_of(row), row.words, "", name, getattr(row, name), found[name]) for name in METRICS]
+        return [Measure(SET_FITTED, row.words, "", name, getattr(row, name), found[name]) for name in METRICS]
 
 
 class Tables(NamedTuple):
@@ -110,7 +110,7 @@ def read(data: Path) -> Tables:
     """
     rows = [case.row for case in micro_cases(data / VLLM_MICRO)]
     steps = tuple(row for row in rows if row.model == FITTED)
-    runs = tuple(row for row in rated_rows(data / VLLM_RUNS) if set_of(row) == SET_FITTED)
+    runs = tuple(row for row, name in sets_of(rated_rows(data / VLLM_RUNS)).items() if name == SET_FITTED)
     for what, found, least in (("steps of the fitted model", steps, LEAST_STEPS), ("calibration runs", runs, 2)):
         if len(found) < least:
             msg = f"{data}: {len(found)} {what}; at least {least} are needed, so that each half can predict the other"

@@ -19,7 +19,7 @@ from sim.serving.ticks import TICKS_PER_S, to_ticks
 from sim.statistics import weighted_percentiles
 from sim.trace import Trace
 
-SYSTEM, HARDWARE = "vllm", "h100-64"
+SYSTEM, HARDWARE = "vllm", "h100-64"  # whose steps and servers its costs were fitted to
 RUNNING_REQUESTS = 2048  # max_num_seqs of the servers
 MEMORY_SHARE = 0.9  # gpu_memory_utilization, vLLM's default
 BLOCK_TOKENS = 16
@@ -65,7 +65,7 @@ def server(row: RunRow, *, starts_warm: bool = False) -> Loaded:
         f"limits.running_requests={RUNNING_REQUESTS}",
         f"memory.kv_pool_tokens={kv_pool_tokens(row)}",
     )
-    return load_config(SYSTEM, changes)
+    return load_config(row.server.system, (*changes, *row.server.changes))
 
 
 class Answered(NamedTuple):
