@@ -30,43 +30,49 @@ class SkipAdapters(LineScheduler):
 
 
 class Drainer:
-    """Which adapters in the batch let their requests run out, so that one which starves gets their slot."""
+    """Which adapters in the batch let their requests run out, each for one adapter whose requests starve.
+
+    An adapter drains until it has no request in the batch. One that is in the batch may starve as well.
+    """
 
     def __init__(self, wait_s: float, alarm: Alarm) -> None:
         self.wait_s = wait_s
-        self.draining: set[Adapter] = set()
         self._alarm = alarm
+        self._drains_for: dict[Adapter, Adapter] = {}
         self._left_tokens: dict[Adapter, int] = {}
 
     def update(self, batch: Batch, lines: Lines, slots: int, now: float) -> None:
-        """Mark one adapter for each that starves, those first whose longest request ends first."""
+        """Have an adapter drain for each that starves anew if no slot is free, and forget those that have run out."""
         self._left_tokens = left = _left_tokens(batch)
-        starving = sum(self._starves(lines.head(adapter), now) for adapter in lines)
-        self.draining = {adapter for adapter in self.draining if adapter in left} if starving else set()
-        missing = starving - len(self.draining)
-        if missing > 0 and len(left) >= slots:
-            rest = [adapter for adapter in left if adapter not in self.draining]
-            rest.sort(key=lambda adapter: (left[adapter], adapter.id))
-            self.draining.update(rest[:missing])
+        if len(left) >= slots:
+            self._pair(lines, now)
+        self._drains_for = {adapter: starving for adapter, starving in self._drains_for.items() if adapter in left}
+
+    def _pair(self, lines: Lines, now: float) -> None:
+        """Who has waited longest gets the adapter whose longest request ends first."""
+        left, helped = self._left_tokens, set(self._drains_for.values())
+        starving = [adapter for adapter in lines if adapter is not None and adapter not in helped]
+        starving = [adapter for adapter in starving if self._starves(lines.head(adapter), now)]
+        starving.sort(key=lambda adapter: (lines.head(adapter).arrival_s, adapter.id))
+        rest = [adapter for adapter in left if adapter not in self._drains_for]
+        rest.sort(key=lambda adapter: (left[adapter], adapter.id))
+        self._drains_for.update(zip(rest, starving, strict=False))
 
     def keeps_out(self, request: Request) -> bool:
         """Whether a request is too long for its draining adapter."""
         adapter = request.adapter
-        if adapter is None or adapter not in self.draining:
+        if adapter is None or adapter not in self._drains_for:
             return False
         return request.predicted_tokens > MARGIN * self._left_tokens[adapter]
 
     def steps_until_out(self, request: Request) -> int | None:
         """Return decode steps, rather too few, until a request is kept out if nothing else changes; None for never."""
         adapter = request.adapter
-        if adapter is None or adapter not in self.draining:
+        if adapter is None or adapter not in self._drains_for:
             return None
         return max(1, floor(self._left_tokens[adapter] - request.predicted_tokens / MARGIN))
 
     def _starves(self, head: Request, now: float) -> bool:
-        adapter = head.adapter
-        if adapter is None or adapter in self._left_tokens:
-            return False
         return self._alarm.has_come(head.arrival_s + self.wait_s, now)
 
 
@@ -74,13 +80,14 @@ class SGLang(LineScheduler):
     """As vLLM's; on request with loads in the background and with slots drained for adapters that starve.
 
     Attributes:
-        resident_only: a request whose adapter is absent waits for a copy in the background, one copy at a time.
-        drain_wait_s: seconds after which an adapter without a slot starves, so that one in the batch must drain: it
-            admits only requests of at most 1.2 times what its longest still has to do. None for never.
+        resident_only: a request whose adapter is absent waits for a copy in the background; as many are under way as
+            leave every adapter of the batch its slot.
+        drain_wait_s: seconds after which an adapter starves whose requests wait, so that one in the batch must drain:
+            it admits only requests of at most 1.2 times what its longest still has to do. None for never.
     """
 
     name = "sglang"
-    source = "sgl-project/sglang 0.5, managers/scheduler.py, lora overlap loader and drainer"
+    source = "sgl-project/sglang 0.5.23, managers/scheduler.py, lora/lora_overlap_loader.py and lora/lora_drainer.py"
 
     def __init__(self, *, resident_only: bool = False, drain_wait_s: float | None = None) -> None:
         super().__init__()
@@ -90,7 +97,7 @@ class SGLang(LineScheduler):
         self._drainer = None if drain_wait_s is None else Drainer(drain_wait_s, self._alarm)
         self._young: deque[Request] = deque()  # in order of arrival, for the next that may starve
         self._slots = 1
-        self._coming: Adapter | None = None
+        self._coming: set[Adapter] = set()
         self._wakes_at_step: int | None = None
 
     def start(self, facts: Facts) -> None:
@@ -138,11 +145,10 @@ class SGLang(LineScheduler):
         return Turn.PASS_LINE
 
     def _fetch(self, batch: Batch, adapter: Adapter) -> None:
-        coming = self._coming
-        if coming not in {None, adapter} and coming in self._lines and not batch.is_resident(coming):
-            return
-        has_slot = len(adapters_in(batch) | {adapter}) <= self._slots
-        self._coming = adapter if has_slot and batch.try_fetch(adapter) else None
+        self._coming = {one for one in self._coming if not batch.is_resident(one)}
+        has_slot = len(adapters_in(batch) | self._coming | {adapter}) <= self._slots
+        if has_slot and batch.try_fetch(adapter):
+            self._coming.add(adapter)
 
 
 def _left_tokens(batch: Batch) -> dict[Adapter, int]:

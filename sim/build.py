@@ -291,7 +291,7 @@ def _facts(
         kv_tokens=limits.kv_limit_bytes // limits.kv_token_bytes,
         memory_tokens=limits.total_bytes // limits.kv_token_bytes,
         admit_every_steps=options.admit_every_steps,
-        batch_prompt_tokens=options.batch_prompt_tokens,
+        batch_prompt_tokens=options.step_tokens if options.prefill == "chunked" else options.batch_prompt_tokens,
         max_prompt_tokens=int(trace.prompt_tokens.max(initial=1)),
         max_output_tokens=int(trace.output_tokens.max(initial=1)),
         max_adapter_bytes=max((adapter.size_bytes for adapter in adapters if adapter is not None), default=1),

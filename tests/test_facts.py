@@ -38,6 +38,12 @@ def test_policies_learn_the_limits_of_a_batch(facts: Facts) -> None:
     assert (facts.running_requests, facts.distinct_adapters) == (7, 3)
 
 
+def test_policies_learn_the_prompt_tokens_of_a_step_where_prompts_are_cut() -> None:
+    loaded = load_config("vllm", ["limits.step_tokens=300", "limits.batch_prompt_tokens=900"])
+    deploy(loaded._replace(config=loaded.config.model_copy(update={"cache": {"kind": Spy}})), TRACE)
+    assert Spy.told.batch_prompt_tokens == 300
+
+
 def test_policies_learn_every_adapter(facts: Facts) -> None:
     assert [(adapter.id, adapter.rank) for adapter in facts.adapters] == [("a", 8), ("b", 64)]
 

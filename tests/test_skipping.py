@@ -61,13 +61,14 @@ def test_with_background_loads_a_request_waits_for_its_copy_and_others_pass() ->
     assert batch.admitted() == [0]
 
 
-def test_one_copy_is_under_way_at_a_time() -> None:
-    batch = FakeBatch(SGLang(resident_only=True))
-    batch.arrive(request(0, A), request(1, B), request(2, A))
-    assert batch.fill() == [("fetch", "a")]
-    assert batch.fill() == []
+def test_as_many_copies_are_under_way_as_there_are_slots_beside_the_batch() -> None:
+    batch = FakeBatch(SGLang(resident_only=True), adapters=2)
+    batch.arrive(request(0, A), request(1, B), request(2, C), request(3, A))
+    assert batch.fill() == [("fetch", "a"), ("fetch", "b")]
     batch.land(A)
-    assert batch.fill() == [("add", 0), ("fetch", "b"), ("add", 2)]
+    assert batch.fill() == [("add", 0), ("add", 3)]
+    batch.land(B)
+    assert batch.fill() == [("add", 1)]
 
 
 def test_no_copy_starts_without_a_free_slot() -> None:
@@ -152,13 +153,30 @@ def test_the_slot_goes_to_the_one_that_starved() -> None:
     assert batch.admitted(3.1) == [2]
 
 
-def test_a_drain_ends_when_nobody_starves_any_more() -> None:
+def test_a_drain_ends_only_when_its_adapter_has_run_out() -> None:
     batch = draining(predicted=25)
     batch.wake()
     batch.fill(3.0)
-    batch.finish(batch.running[0])
-    assert batch.admitted(3.1) == [2]
-    assert batch.admitted(3.1) == [3]
+    first, second = batch.running
+    batch.finish(first)
+    assert batch.admitted(3.1) == [2]  # who starved has a slot, and the other one goes on draining
+    assert batch.admitted(3.2) == []
+    batch.finish(second)
+    assert batch.admitted(3.3) == [3]
+
+
+def test_an_adapter_of_the_batch_may_starve_too_and_who_has_waited_longest_is_helped_first() -> None:
+    batch = FakeBatch(SGLang(drain_wait_s=2.0), adapters=2, resident=[A, B, C], requests=2)
+    batch.arrive(request(0, A, predicted=100), request(1, B, predicted=30))
+    batch.fill()
+    batch.prefill()
+    batch.arrive(request(2, A, at_s=1.0, predicted=200), request(3, C, at_s=1.5), request(4, B, at_s=1.6, predicted=90))
+    batch.requests = 9
+    batch.wake(3.0)  # B drains for A, which has waited longest
+    assert batch.admitted(3.0) == [2]
+    batch.wake(3.5)  # and A for C
+    batch.arrive(request(5, A, at_s=3.4, predicted=500))
+    assert batch.admitted(3.5) == []
 
 
 def test_nothing_drains_while_a_slot_is_free() -> None:
