@@ -83,7 +83,7 @@ class Facts:
         kv_tokens: KV tokens that the engine may hold at once.
         memory_tokens: memory that KV and adapters have together, as KV tokens.
         admit_every_steps: decode steps between admission rounds while the engine is busy.
-        batch_prompt_tokens: prompt tokens that one prefill iteration may take.
+        batch_prompt_tokens: prompt tokens that one prefill iteration may take, or one step that cuts prompts in chunks.
         max_prompt_tokens: longest prompt of the workload (Chameleon's MaxInput).
         max_output_tokens: longest output of the workload (Chameleon's MaxOutput).
         max_adapter_bytes: largest adapter of the workload (Chameleon's MaxAdapterSize).

@@ -32,7 +32,9 @@ class SkipAdapters(LineScheduler):
 class Drainer:
     """Which adapters in the batch let their requests run out, each for one adapter whose requests starve.
 
-    An adapter drains until it has no request in the batch. One that is in the batch may starve as well.
+    An adapter drains until it has no request in the batch. One that is in the batch may starve as well. Unlike the
+    source this goes by predicted lengths where that has `max_new_tokens`, counts waiting from the arrival also of a
+    request that was stopped, and gives the base model no slot.
     """
 
     def __init__(self, wait_s: float, alarm: Alarm) -> None:

@@ -116,6 +116,8 @@ def imported_names(source: str, *, late: bool) -> Iterator[str]:
         node = pending.pop()
         if isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         elif late or not isinstance(node, ast.FunctionDef):
@@ -136,6 +138,7 @@ def test_what_the_core_is_made_of_imports_nothing_else_of_ours() -> None:
 def test_a_cycle_of_imports_is_found_and_one_of_types_alone_is_none() -> None:
     assert list(imported_names("if TYPE_CHECKING:\n    from sim.core import Core", late=True)) == []
     assert list(imported_names("def f():\n    from sim.core import Core", late=True)) == ["sim.core.Core"]
+    assert list(imported_names("import sim.core", late=True)) == ["sim.core"]
 
 
 def test_our_packages_are_found_from_any_folder(tmp_path: Path) -> None:

@@ -35,8 +35,12 @@ def facts_of(*changes: str) -> Facts:
 
 
 def test_a_run_too_long_for_picoseconds_is_refused_with_what_to_change() -> None:
-    with pytest.raises(ConfigError, match=r"2 requests arrive over 5e\+06 s.*fewer requests or a higher rate"):
+    with pytest.raises(ConfigError, match=r"2 requests arrive from 0 to 5000000 s.*fewer requests or a higher rate"):
         sim.run("slora", trace=two_requests(0.0, 5e6))
+    with pytest.raises(ConfigError, match="fewer requests or a higher rate"):
+        sim.run("slora", trace=two_requests(1e6, 5e6))
+    with pytest.raises(ConfigError, match=r"from 1700000000 to 1700000001 s.*subtract the first stamp"):
+        sim.run("slora", trace=two_requests(1.7e9, 1.7e9 + 1))
 
 
 def test_a_refresh_every_second_over_a_long_quiet_time_is_no_mistake() -> None:

@@ -82,6 +82,8 @@ def test_who_was_left_over_by_the_last_batch_makes_no_rush() -> None:
 def test_a_margin_that_makes_every_request_late_is_refused() -> None:
     with pytest.raises(ValueError, match=r"margin_s must be below slo_s, .* got 0.5 and 0.4"):
         EarlyAbort(slo_s=0.4)
+    with pytest.raises(ValueError, match="margin_s must be below slo_s"):
+        EarlyAbort(slo_s=0.5)
 
 
 def test_a_round_held_twice_turns_nobody_away_twice() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.base import Batch, Request
+from policies.prefetch import Queued
 from policies.scheduling import FCFS
 from sim import engine
 from sim.core import Core
@@ -184,6 +185,35 @@ def test_a_policy_that_looks_all_the_time_is_an_error_in_the_end(monkeypatch: py
         play(busy)
     steps = World([(0, 1, 9, None)], costs=PLAIN, scheduler=lambda: Alarm(*range(150, 9000, 50)))
     assert told(steps, "finish") == [8100]
+
+
+def test_an_arrival_and_a_landing_are_something_that_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST_WAKINGS", 50)
+    waits = [(0, 1, 1, 0), (400, 1, 1, 0), (800, 1, 1, 0)]
+    world = World(waits, [(8, 1200)], costs=PLAIN, total_bytes=10**4, scheduler=lambda: Alarm(*range(10, 1600, 10)))
+    assert told(replace(world, blocks_on_load=False), "finish") != []
+
+
+def test_only_who_is_due_is_woken() -> None:
+    class Strict(Alarm):
+        def woken(self, now: float) -> None:
+            assert self.due, "woken before its time"
+            assert now >= to_seconds(self.due[0])
+            super().woken(now)
+
+    class AheadOfTime(Queued):
+        def __init__(self) -> None:
+            super().__init__()
+            self.due = [2000, 6000]
+
+        def wakes_at_s(self) -> float | None:
+            return to_seconds(self.due[0]) if self.due else None
+
+        def woken(self, now: float) -> None:
+            assert now >= to_seconds(self.due.pop(0))
+
+    world = World([(0, 10, 50, None)], costs=PLAIN, scheduler=lambda: Strict(3000, 9000), prefetch=AheadOfTime)
+    assert told(world, "finish") == [50_000]
 
 
 def test_requests_that_nobody_will_ever_admit_are_an_error() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from policies.base import IntArray
 from sim.config import Loaded
+from sim.fidelity import vllm_stalls
 from sim.fidelity.measures import REGIONS, Measure
 from sim.fidelity.vllm import CLIFF, SUBSET_REQUESTS, VllmRun, cases, every_case, metrics, most, sets_of, subset
 from sim.fidelity.vllm_micro import MicroCase, MicroRow, expected_distinct, micro_cases, step_s
@@ -343,3 +344,21 @@ def test_decode_steps_take_the_published_times(model: str, kind: str, error: flo
 
     rows = [case for case in micro_cases(MICRO_CSV) if (case.row.model, case.row.set) == (model, kind)]
     assert mean_error([measure for case in rows for measure in case.measures()]) < error
+
+
+def test_tokens_that_a_stall_hands_out_as_one_make_the_mean_gap_longer_than_the_time_per_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vllm_stalls, "READ_EVERY_S", 0.5)
+    monkeypatch.setattr(vllm_stalls, "SERIES_S", 0.02)
+    held_up = answered(server(run()), tiny([0.0, 1.0, 2.0], [100, 100, 100]), 60.0)
+    monkeypatch.setattr(vllm_stalls, "SERIES_S", 0.0)
+    free = answered(server(run()), tiny([0.0, 1.0, 2.0], [100, 100, 100]), 60.0)
+    assert free.itl_mean_s == pytest.approx(free.tpot_s.mean(), rel=1e-3)
+    assert held_up.itl_mean_s > 1.02 * held_up.tpot_s.mean()
+    assert held_up.itl_p99_s > free.itl_p99_s
+
+
+def test_first_loads_of_llama_2_s_servers_take_what_was_fitted() -> None:
+    assert server(run(**LLAMA_2)).config.loading.disk_latency_s == 0.171
+    assert server(run(**LLAMA_2)).config.costs.prefill_launch_s == 0.027

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -215,3 +216,35 @@ def test_a_check_of_a_pipe_waits_for_no_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     check_file(tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_standard_output_that_is_a_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from sim.files.textfile import write_text; write_text(Path('/dev/stdout'), {!r})"
+    if not Path("/dev/stdout").exists():
+        pytest.skip("there is no /dev/stdout here")
+    file = tmp_path / "all.txt"
+    file.write_text("before\n")
+    with file.open("a") as out:
+        for text in ("one\n", "two\n"):
+            subprocess.run([sys.executable, "-c", code.format(text)], stdout=out, check=True)
+    assert file.read_text() == "before\none\ntwo\n"
+    with file.open("w") as out:
+        for command in ([sys.executable, "-c", code.format("one\n")], ["echo", "two"]):
+            subprocess.run(command, stdout=out, check=True)
+    assert file.read_text() == "one\ntwo\n"
+
+
+def test_what_others_may_not_read_stays_so(tmp_path: Path) -> None:
+    file = tmp_path / "own.txt"
+    file.write_text("old")
+    file.chmod(0o600)
+    with drafted(file) as draft:
+        draft.write_text("new")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o600)
+
+
+def test_a_name_as_long_as_the_system_allows_is_no_trouble(tmp_path: Path) -> None:
+    file = tmp_path / ("x" * 251 + ".txt")
+    with drafted(file) as draft:
+        draft.write_text("there")
+    assert file.read_text() == "there"

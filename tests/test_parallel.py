@@ -91,7 +91,9 @@ def test_what_ties_gpus_together_is_the_card_s_unless_it_is_given_and_pcie_where
     [
         ("h100", (), "prior", False),
         ("l40s", (), "prior", True),
-        ("l40s", ("parallel.all_reduce_bytes_per_s=2e11",), "given", False),
+        ("l40s", ("parallel.all_reduce_bytes_per_s=2e11",), "given, latency prior", False),
+        ("h100", ("parallel.all_reduce_s=1e-6",), "given, rate prior", False),
+        ("l40s", ("parallel.all_reduce_bytes_per_s=2e11", "parallel.all_reduce_s=1e-6"), "given", False),
     ],
 )
 def test_a_run_on_several_gpus_says_where_the_rate_of_its_all_reduces_comes_from(

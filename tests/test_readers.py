@@ -160,12 +160,16 @@ def test_every_request_knows_the_line_that_it_was_read_from(tmp_path: Path) -> N
     assert trace.prompt_tokens.tolist() == [4, 2, 1]
 
 
-def test_ids_that_are_no_places_in_the_file_are_told_to_be_lost(tmp_path: Path) -> None:
+def test_ids_that_requests_do_not_get_are_told_to_be_lost(tmp_path: Path) -> None:
     header, rows = "request_id,arrival_s,input_tokens,output_tokens", ("0,0,1,1", "1,1,1,1")
     assert read_trace(put(tmp_path, "\n".join((header, *rows)))).notes == ()
     ((told, count),) = read_trace(put(tmp_path, f"{header}\n7,0,1,1\n1,1,1,1\n7,2,1,1")).notes
     assert told.startswith("rows numbered by arrival, whatever their request_id")
     assert count == 2
+    moved = dict(read_trace(put(tmp_path, f"{header}\n0,3,1,1\n1,1,1,1\n2,2,1,1")).notes)
+    assert moved[told] == 3
+    dropped = dict(read_trace(put(tmp_path, f"{header}\n0,0,1,1\n1,1,0,1\n2,2,1,1")).notes)
+    assert dropped[told] == 1
 
 
 def test_a_clean_file_has_no_notes(tmp_path: Path) -> None:

@@ -190,6 +190,31 @@ def test_nothing_drains_while_a_slot_is_free() -> None:
     assert batch.admitted(3.0) == [2]
 
 
+def test_one_adapter_drains_for_each_that_starves_however_often_it_is_asked() -> None:
+    batch = FakeBatch(SGLang(drain_wait_s=2.0), adapters=2, resident=[A, B, C], requests=2)
+    batch.arrive(request(0, A, predicted=100), request(1, B, predicted=30))
+    batch.fill()
+    batch.prefill()
+    batch.arrive(request(2, C, at_s=1.0))
+    batch.requests = 9
+    batch.wake(3.0)
+    batch.fill(3.0)
+    batch.fill(3.1)
+    batch.arrive(request(3, A, at_s=3.1, predicted=1000))  # B drains for C, and A for nobody
+    assert batch.admitted(3.2) == [3]
+
+
+def test_who_has_waited_longest_gets_the_adapter_that_ends_first_whatever_its_name() -> None:
+    batch = FakeBatch(SGLang(drain_wait_s=2.0), adapters=1, resident=[A, B, C], requests=1)
+    batch.arrive(request(0, B, predicted=30))
+    batch.fill()
+    batch.prefill()
+    batch.arrive(request(1, C, at_s=1.0), request(2, A, at_s=1.5))
+    batch.wake(3.5)
+    batch.fill(3.5)
+    assert batch.scheduler._drainer._drains_for == {B: C}  # type: ignore[attr-defined]
+
+
 def test_a_drain_without_a_wait_is_refused() -> None:
     with pytest.raises(ValueError, match="drain_wait_s must be above 0"):
         SGLang(drain_wait_s=0.0)

@@ -255,3 +255,13 @@ def test_the_sample_traces_are_what_the_generator_makes(preset: str) -> None:
     made = make_trace(WorkloadConfig.model_validate({"preset": preset, "requests": 300}), 0)
     assert columns(sample)[:3] == columns(made)[:3]
     assert [sample.palette[row] for row in sample.adapter] == [made.palette[row] for row in made.adapter]
+
+
+def test_lines_of_a_file_go_with_their_requests_through_a_limit_a_cut_and_a_drop(tmp_path: Path) -> None:
+    file = tmp_path / "three.csv"
+    file.write_text("arrival_s,input_tokens,output_tokens\n3,50,5\n1,900,5\n2,70,5\n9,1,1\n")
+    config = WorkloadConfig(trace=file, requests=3, drop_over_tokens=500, adapters=0)
+    trace = make_trace(config, 0)
+    assert trace.line is not None
+    assert trace.line.tolist() == [4, 2]
+    assert trace.prompt_tokens.tolist() == [70, 50]

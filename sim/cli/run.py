@@ -212,7 +212,8 @@ def _interval(label: str, one: dict[str, float] | None, *, factor: float = 1) ->
     if one is None:
         return f"{label:<40} {'nan':<10}"
     mean, low, high = (factor * one[name] for name in ("mean", "ci95_low", "ci95_high"))
-    return f"{label:<40} {mean:<10.2f} [{low:.2f}, {high:.2f}]"
+    most = 100.0 if "%" in label else high
+    return f"{label:<40} {mean:<10.2f} [{max(low, 0.0):.2f}, {min(high, most):.2f}]"
 
 
 def _keep(path: Path, text: str) -> None:

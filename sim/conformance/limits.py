@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from sim.conformance.worlds import World
 from sim.core import Core
 from sim.serving.ticks import to_ticks
 
-SIM = str(Path(__file__).parents[1])
+SIM = str(Path(__file__).parents[1]) + os.sep
 MAX_LINES = 1_000_000  # that one hook may run to answer one question; worlds have some 25 requests
 MAX_STOPS = 100  # of one request, beyond one for each of its tokens
 MAX_REPEATS = 2  # steps over those that the requests of a world need: work may be thrown away, but not for ever

@@ -23,7 +23,7 @@ from sim.fleet import Fleet
 from sim.serving.job import Job
 from sim.serving.link import Link
 from sim.serving.memory import HostMemory, MemoryLimits
-from sim.serving.options import EngineOptions
+from sim.serving.options import UNLIMITED, EngineOptions
 from sim.serving.records import Records
 from sim.serving.shape import Load, StepCost
 from sim.serving.ticks import to_seconds
@@ -209,12 +209,13 @@ def facts_of(world: World, adapters: Sequence[Adapter]) -> Facts:
     """Return what the policies of a world know before its first request."""
     costs = world.costs
     kv_limit_bytes = world.total_bytes if world.kv_limit_bytes is None else world.kv_limit_bytes
+    is_cut = world.mechanism.get("prefill") == "chunked"
     return Facts(
         kv_token_bytes=world.kv_token_bytes,
         kv_tokens=kv_limit_bytes // world.kv_token_bytes,
         memory_tokens=world.total_bytes // world.kv_token_bytes,
         admit_every_steps=world.admit_every_steps,
-        batch_prompt_tokens=world.batch_prompt_tokens,
+        batch_prompt_tokens=world.mechanism.get("step_tokens", UNLIMITED) if is_cut else world.batch_prompt_tokens,
         max_prompt_tokens=max((row[1] for row in world.requests), default=1),
         max_output_tokens=max((row[2] for row in world.requests), default=1),
         max_adapter_bytes=max((size for _, size in world.adapters), default=1),

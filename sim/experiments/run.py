@@ -133,8 +133,11 @@ def _origins(config: RunConfig, hardware: Hardware) -> dict[str, str]:
     given, card = config.parallel, hardware.interconnect
     if given.tensor == 1:
         return hardware.told_origins
-    is_given = given.all_reduce_bytes_per_s is not None
-    return {**hardware.told_origins, "interconnect": "given" if is_given else card.origin if card else "prior"}
+    own = "prior" if card is None else card.origin
+    numbers = {"rate": given.all_reduce_bytes_per_s, "latency": given.all_reduce_s}
+    left = [name for name, value in numbers.items() if value is None]
+    told = own if len(left) == len(numbers) else ", ".join(["given", *(f"{name} {own}" for name in left)])
+    return {**hardware.told_origins, "interconnect": told}
 
 
 def _warnings(config: RunConfig, hardware: Hardware, records: Sequence[Records]) -> list[str]:

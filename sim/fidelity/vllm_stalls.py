@@ -4,8 +4,8 @@ The engine runs on meanwhile. vLLM 0.8 keeps one time series (the gauge `vllm:lo
 sets of adapters, of running and of waiting requests, that it ever saw after a step, and answers a reader of its metrics
 in the loop that also takes requests in and hands tokens out. A request that comes meanwhile reaches the engine at the
 end, and the tokens of meanwhile reach their clients at the end: as one, unless a step had more than 128 of them, within
-which the loop lets clients have theirs. What reaches the engine late is taken to be served as it would have been,
-only later: the engine is not simulated again.
+which the loop lets clients have theirs. What reaches the engine late has its first token as much later and the
+last in its time: the engine is not simulated again. Servers of V0 are taken to stand still in the same way.
 """
 
 from __future__ import annotations

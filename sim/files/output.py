@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+MOST_LINKS = 40  # as the system's own
+OPEN_FILES = {"/proc/self/fd", "/dev/fd"}
+MOST_LETTERS = 60  # of a name in that of its draft, which has a limit of its own: 255 bytes
 
 
 @contextmanager
 def drafted(target: Path) -> Iterator[Path]:
     """Yield a path to write a file to; it is put in place by one rename, or removed if writing it fails.
 
-    The target's folder is made, and a symbolic link is followed. A pipe or a device, such as /dev/stdout, cannot appear
-    whole: it is written itself.
+    The target's folder is made, and a symbolic link is followed. A pipe or a device cannot appear whole: it is written
+    itself. What is open already, such as /dev/stdout, gets the whole at once, behind what it has.
 
     Raises:
         OSError: about the target, never about its draft; IsADirectoryError if it is a folder.
@@ -23,6 +29,10 @@ def drafted(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     place = place_of(target)
+    if target.is_file() and (number := _descriptor(target)) is not None:
+        with _draft_of_open(number, target) as draft:
+            yield draft
+        return
     if not _appears(place, target):
         with told_of(target, target):
             yield target
@@ -32,6 +42,8 @@ def drafted(target: Path) -> Iterator[Path]:
     try:
         with told_of(target, draft):
             yield draft
+            if place.exists():
+                draft.chmod(place.stat().st_mode & 0o777)  # what others may not read stays so
             draft.replace(place)
     finally:
         draft.unlink(missing_ok=True)
@@ -44,7 +56,7 @@ def place_of(target: Path) -> Path:
 
 def draft_of(place: Path) -> Path:
     """Return where a file or folder grows until it is whole: beside its place, another one for each process."""
-    return place.with_name(f".{place.name}.{os.getpid()}.draft")
+    return place.with_name(f".{place.name[:MOST_LETTERS]}.{os.getpid()}.draft")
 
 
 def make_folder(folder: Path, target: Path) -> None:
@@ -91,7 +103,7 @@ def check_file(target: Path) -> None:
         msg = f"{target} is a directory; a file is needed"
         raise ValueError(msg)
     place = place_of(target)
-    if _appears(place, target):
+    if _appears(place, target) and _descriptor(target) is None:
         check_folder(place.parent, target)
     elif not os.access(target, os.W_OK):
         msg = f"{target} cannot be written: {os.strerror(errno.EACCES)}"
@@ -119,9 +131,37 @@ def check_folder(folder: Path, target: Path) -> None:
         raise ValueError(msg) from error
 
 
+@contextmanager
+def _draft_of_open(number: int, target: Path) -> Iterator[Path]:
+    """Yield a path whose content is then written to an open file, at the place where its owner goes on."""
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / target.name
+        with told_of(target, draft):
+            yield draft
+            sys.stdout.flush()
+            with draft.open("rb") as whole, os.fdopen(os.dup(number), "wb") as out:
+                shutil.copyfileobj(whole, out)
+
+
+def _descriptor(target: Path) -> int | None:
+    """Return the number of the open file that a path such as /dev/stdout leads to; None if it is none of ours."""
+    numbers = (link.name for link in _links(target) if str(link.parent) in OPEN_FILES and link.name.isdigit())
+    return next(map(int, numbers), None)
+
+
 def _appears(place: Path, target: Path) -> bool:
     """Whether a file that is put in place is then what the target leads to."""
     return not target.exists() or (place.is_file() and place.samefile(target))
+
+
+def _links(target: Path) -> Iterator[Path]:
+    """Yield a path, and each that it leads to by symbolic links of its last part."""
+    here = target.absolute()
+    for _ in range(MOST_LINKS):
+        yield here
+        if not here.is_symlink():
+            return
+        here = here.parent / here.readlink()
 
 
 def _about(error: OSError, name: Path) -> OSError:

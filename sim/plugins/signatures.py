@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+ABSENT = object()
 NAMED = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
@@ -17,11 +18,11 @@ def misfits(cls: type, base: type) -> Iterator[str]:
         base: the seam's.
     """
     for name, asked in inspect.getmembers(base, inspect.isfunction):
-        own = inspect.getattr_static(cls, name, None)
-        if name.startswith("_") or own is None or own is inspect.getattr_static(base, name):
+        own = inspect.getattr_static(cls, name, ABSENT)
+        if name.startswith("_") or own is ABSENT or own is inspect.getattr_static(base, name):
             continue
         hook, wanted = getattr(cls, name), inspect.signature(asked)
-        if not callable(hook):
+        if not callable(hook) or inspect.iscoroutinefunction(hook):
             yield f"has {name} = {hook!r}, which should be a method: {name}{_told(wanted)}"
         elif (found := _called(hook, own)) is not None and not _fits(found, _without_first(wanted)):
             yield f"has {name}{_told(_read(hook))}, which should be {name}{_told(wanted)}"

@@ -32,7 +32,7 @@ RENUMBERED = "rows numbered by arrival, whatever their request_id (trace_line of
 
 @dataclass
 class _Table:
-    """Columns of a whole file, before anything is dropped: `usable` rows have no empty cell."""
+    """Columns of a whole file, before anything is dropped: `usable` rows have no empty cell. It may have no `ids`."""
 
     format: Format
     time: TimeArray
@@ -44,6 +44,7 @@ class _Table:
     palette: tuple[AdapterSpec | None, ...]
     notes: list[tuple[str, int]]
     lacks: frozenset[Part]
+    ids: list[str]
 
 
 def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
@@ -51,9 +52,9 @@ def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     kind = rows.format
     parts: list[tuple[TimeArray, BoolArray, FloatArray, FloatArray, IntArray, IntArray]] = []
     adapters = Adapters(ranks)
+    ids: list[str] = []
     for lines, columns in rows.chunks:
-        if renumbered := _renumbered(columns.get("request_id", ()), sum(len(part[0]) for part in parts)):
-            rows.passed_over[RENUMBERED] += renumbered
+        ids += columns.get("request_id", ())
         time, present = _stamps(kind, columns, lines, problems)
         prompt = tokens(columns[kind.prompt], lines, kind.prompt, problems)
         output = tokens(columns[kind.output], lines, kind.output, problems)
@@ -66,12 +67,7 @@ def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     usable = present & ~np.isnan(prompt) & ~np.isnan(output)
     notes = sorted(rows.passed_over.items()) + adapters.notes()
     palette, lacks = tuple(adapters.specs), _lacks(kind, adapters)
-    return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, lacks)
-
-
-def _renumbered(ids: Sequence[str], start: int) -> int:
-    """Return how many rows have another id than their place in the file, counted from 0."""
-    return sum(text.strip() != str(place) for place, text in enumerate(ids, start))
+    return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, lacks, ids)
 
 
 def _stamps(
@@ -205,6 +201,8 @@ def _read_rows(source: Path, wanted: Wanted, zero_output: str, ranks: Sequence[i
     order = _in_order(table, _keep(table, zero_output))
     if not len(order):
         problems.fail(1, f"no row is left: {table.notes}; at least one request is needed")
+    if table.ids:
+        _note(table, RENUMBERED, np.array([table.ids[row].strip() != str(at) for at, row in enumerate(order)]))
     arrival_s = _seconds(table, order)
     return Trace(
         name=source.name.removesuffix(".gz").rpartition(".")[0] or source.name,
