@@ -28,7 +28,7 @@ from sim.config import Loaded, RunConfig
 from sim.core import Core
 from sim.costs import CostModel
 from sim.engine import Replica, simulate
-from sim.facts import UntoldFutureError, decode_s, future, prefill_s, untold_future
+from sim.facts import UntoldFutureError, facts_of
 from sim.files.yamlfile import ConfigError, Marks, Problem, find_mark
 from sim.fleet import Fleet
 from sim.hardware import Hardware, load_hardware
@@ -128,7 +128,7 @@ def deploy(
         None if spec is None else Adapter(spec.id, spec.rank, model.adapter_bytes(spec.rank, modules))
         for spec in trace.palette
     )
-    facts = _facts(config, limits, options, trace, adapters, costs)
+    facts = facts_of(config, limits, options, trace, adapters, costs)
     predictor = resolve(config.predictor, "predictor", marks=loaded.marks)
     predictor.start(facts)
     uniform = streams(config.seed)["prediction"].random(len(trace))
@@ -272,38 +272,6 @@ def _check_span(trace: Trace) -> None:
             f"{LONGEST_SPAN_S:.3g} s can be simulated in picoseconds - {advice}"
         )
         raise ConfigError([msg])
-
-
-def _knows_the_order(config: RunConfig) -> bool:
-    return config.replicas == 1 and config.client.max_concurrency is None
-
-
-def _facts(
-    config: RunConfig,
-    limits: MemoryLimits,
-    options: EngineOptions,
-    trace: Trace,
-    adapters: tuple[Adapter | None, ...],
-    costs: CostModel,
-) -> Facts:
-    return Facts(
-        kv_token_bytes=limits.kv_token_bytes,
-        kv_tokens=limits.kv_limit_bytes // limits.kv_token_bytes,
-        memory_tokens=limits.total_bytes // limits.kv_token_bytes,
-        admit_every_steps=options.admit_every_steps,
-        batch_prompt_tokens=options.step_tokens if options.prefill == "chunked" else options.batch_prompt_tokens,
-        max_prompt_tokens=int(trace.prompt_tokens.max(initial=1)),
-        max_output_tokens=int(trace.output_tokens.max(initial=1)),
-        max_adapter_bytes=max((adapter.size_bytes for adapter in adapters if adapter is not None), default=1),
-        ttft_slo_s=config.ttft_slo_s,
-        load_s=lambda adapter: to_seconds(costs.load(adapter.size_bytes)),
-        running_requests=options.running_requests,
-        distinct_adapters=options.distinct_adapters,
-        adapters=tuple(adapter for adapter in adapters if adapter is not None),
-        prefill_s=partial(prefill_s, costs),
-        decode_s=partial(decode_s, costs),
-        future=partial(future, trace, adapters) if _knows_the_order(config) else untold_future,
-    )
 
 
 def check_config(loaded: Loaded) -> None:
