@@ -118,7 +118,7 @@ def deploy(
         config.costs,
         modules=config.adapters.modules,
         loading=loading_costs(config, model),
-        slots=slots_of(config),
+        slots=slots_of(config, trace),
         parallel=parallel,
     )
     limits = memory_limits(config, parallel.as_one(hardware), model, trace)

@@ -16,6 +16,7 @@ from sim.models import DEFAULT_MODULES, Model
 from sim.parallel import ONE_GPU, Parallel
 from sim.serving.shape import Load, StepCost
 from sim.serving.ticks import TICKS_PER_S, to_seconds, to_ticks
+from sim.slot_kernels import NO_SLOTS, Slots, kernel_blocks
 
 __all__ = ["KERNEL_DEFAULTS", "MEDIUM_PROMPT_TOKENS", "CostModel", "EngineCosts", "Kernel", "StepCost"]
 
@@ -69,7 +70,7 @@ class CostModel:
         engine: what the engine's software costs.
         modules: projections that every adapter targets.
         loading: what moves an adapter.
-        slots: configured adapter slots; they matter only where the engine has a `slot_s`.
+        slots: configured adapter slots; they matter only where the engine has a `slot_block_s`.
         parallel: GPUs that work as one.
     """
 
@@ -81,12 +82,12 @@ class CostModel:
         *,
         modules: Iterable[str] = DEFAULT_MODULES,
         loading: LoadingCosts = PLAIN_LOADING,
-        slots: int = 0,
+        slots: Slots = NO_SLOTS,
         parallel: Parallel = ONE_GPU,
     ) -> None:
         copies, operations = loading.copies, loading.ops_per_adapter
-        if not (math.isfinite(copies) and copies > 0) or operations < 0 or slots < 0:
-            msg = f"need copies > 0, ops_per_adapter and slots >= 0, got {copies}, {operations} and {slots}"
+        if not (math.isfinite(copies) and copies > 0) or operations < 0 or slots.count < 0:
+            msg = f"need copies > 0, ops_per_adapter and slots >= 0, got {copies}, {operations} and {slots.count}"
             raise ValueError(msg)
         modules = tuple(modules)
         hardware = parallel.as_one(hardware)
@@ -96,6 +97,7 @@ class CostModel:
         self.api_s = engine.api_s  # on this host; no simulated time contains it
         self.rank_bytes = model.adapter_bytes(1, modules)  # bytes of an adapter per unit of rank
         self._dense: dict[int, int] = {}  # tokens -> ticks of the linear layers
+        self._slot_kernels: dict[int, int] = {}  # tokens -> ticks of blocks that slots have
         self._prompts: dict[int, int] = {}  # requests -> ticks of the other base terms
         self._batches: dict[int, tuple[int, int, int]] = {}  # running requests -> see `_batch`
         self._set_base_rates()
@@ -160,7 +162,7 @@ class CostModel:
         rest = self._prompts.get(requests)
         if rest is None:
             rest = self._prompts[requests] = sum(self._sequence_terms(requests).values())
-        gpu = rest + self._dense_ticks(tokens) + round(squared_tokens * self._square)
+        gpu = rest + self._dense_ticks(tokens) + self._slot_ticks(tokens) + round(squared_tokens * self._square)
         if distinct:
             gpu += self._active + tokens * self._lora_token + token_rank * self._rank + max_rank * tokens * self._pad
             gpu += distinct * self._distinct + distinct_rank * self._read_prefill
@@ -182,10 +184,11 @@ class CostModel:
             load: of the LoRA kernels, over both kinds of tokens.
         """
         all_tokens = tokens + requests
-        gpu = sum(self._sequence_terms(requests + prompts).values()) + self._dense_ticks(all_tokens)
+        gpu = sum(self._sequence_terms(requests + prompts).values())
+        gpu += self._dense_ticks(all_tokens) + self._slot_ticks(all_tokens)
         gpu += context_tokens * self._kv_mixed + round(squared_tokens * self._square)
         if load.distinct:
-            gpu += self._active + all_tokens * self._lora_token
+            gpu += self._active + all_tokens * self._lora_token + requests * self._lora_sequence
             gpu += load.token_rank * self._rank + load.max_rank * all_tokens * self._pad
             gpu += load.distinct * self._distinct + load.distinct_rank * self._read
         host = self._prefill_host if not requests else to_ticks(self._engine.host_s) + requests * self._host_running
@@ -207,9 +210,13 @@ class CostModel:
         self, requests: int, context_tokens: int, sum_rank: int, distinct: int, distinct_rank: int, max_rank: int
     ) -> dict[str, float]:
         """Return seconds of each term of the first step of `decode`; they sum to it."""
-        terms = {"dense": self._dense_ticks(self._padded(requests)), **self._sequence_terms(requests)}
+        padded = self._padded(requests)
+        terms = {"dense": self._dense_ticks(padded), **self._sequence_terms(requests)}
         terms["attention"] += context_tokens * self._kv
+        terms["lora_slots"] = self._slot_ticks(padded)
         terms |= self._lora_terms(requests, sum_rank, distinct, distinct_rank * self._read, max_rank)
+        if distinct:
+            terms["lora_tokens"] += requests * self._lora_sequence
         return _explained(self._batch(requests)[0], terms, self._launch)
 
     def explain_prefill(
@@ -225,6 +232,7 @@ class CostModel:
         """Return seconds of each term of `prefill`; they sum to it."""
         terms = {"dense": self._dense_ticks(tokens), **self._sequence_terms(requests)}
         terms["attention"] += round(squared_tokens * self._square)
+        terms["lora_slots"] = self._slot_ticks(tokens)
         terms |= self._lora_terms(tokens, token_rank, distinct, distinct_rank * self._read_prefill, max_rank)
         return _explained(self._prefill_host + requests * self._prompt, terms, self._prefill_launch)
 
@@ -269,7 +277,8 @@ class CostModel:
             rank_s = 2 * self.rank_bytes / self._model.dtype_bytes / self._hardware.dense.flops_per_s
         self._rank = to_ticks(rank_s * (1 - engine.padded_share))
         self._pad = to_ticks(rank_s * engine.padded_share)
-        self._lora_token = to_ticks((engine.lora_token_s + self._slots * engine.slot_token_s) * projections)
+        self._lora_token = to_ticks(engine.lora_token_s * projections)
+        self._lora_sequence = to_ticks(engine.lora_sequence_s * projections)
         self._active = to_ticks(engine.active_s * projections)
         self._distinct = to_ticks(engine.distinct_s)
         read = to_ticks(self.rank_bytes / lora.weight_bytes_per_s)
@@ -282,13 +291,21 @@ class CostModel:
     def _batch(self, requests: int) -> tuple[int, int, int]:
         """Return what depends on the batch size alone: host, GPU without adapters, what any adapter adds."""
         host = to_ticks(self._engine.host_s) + requests * self._host_running
-        gpu = self._dense_ticks(self._padded(requests)) + sum(self._sequence_terms(requests).values())
-        return host, gpu, self._active + requests * self._lora_token
+        padded = self._padded(requests)
+        gpu = self._dense_ticks(padded) + self._slot_ticks(padded) + sum(self._sequence_terms(requests).values())
+        return host, gpu, self._active + requests * (self._lora_token + self._lora_sequence)
 
     def _dense_ticks(self, tokens: int) -> int:
         ticks = self._dense.get(tokens)
         if ticks is None:
             ticks = self._dense[tokens] = to_ticks(self._engine.enabled_factor * self.dense_s(tokens))
+        return ticks
+
+    def _slot_ticks(self, tokens: int) -> int:
+        ticks = self._slot_kernels.get(tokens)
+        if ticks is None:
+            blocks = kernel_blocks(self._model, self._slots, tokens, self._parallel.degree)
+            ticks = self._slot_kernels[tokens] = to_ticks(self._engine.slot_block_s * blocks)
         return ticks
 
     def _sequence_terms(self, requests: int) -> dict[str, int]:
@@ -301,7 +318,7 @@ class CostModel:
             "lm_head": to_ticks(engine.enabled_factor * lm_head_s),
             "attention": to_ticks(engine.enabled_factor * attention_s),
             "sampling": to_ticks(engine.enabled_factor * (sampling_s + batched_s)),
-            "lora_enabled": to_ticks(engine.enabled_s + engine.slot_s * self._slots),
+            "lora_enabled": to_ticks(engine.enabled_s),
         }
 
     def _lora_terms(self, tokens: int, token_rank: int, distinct: int, read: int, max_rank: int) -> dict[str, int]:

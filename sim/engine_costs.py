@@ -22,9 +22,8 @@ KERNEL_DEFAULTS: dict[str, dict[str, float]] = {
     "vllm_v1": {
         "padded_share": 1,
         "distinct_s": 307e-6,
-        "enabled_s": 1.33e-3,
-        "slot_s": 23.3e-6,
-        "slot_token_s": 82e-9,
+        "enabled_s": 1.29e-3,
+        "slot_block_s": 0.89e-9,
     },
     "torch_loop": {"active_s": 9e-3, "distinct_s": 6.4e-3},
     "merged": {},
@@ -45,15 +44,15 @@ class EngineCosts(Strict):
         graph_buckets: batch sizes that decode is padded to; larger batches are not padded.
         kernel: the LoRA kernel; it chooses the live terms and the defaults of the fields below.
         lora_token_s: per token of an iteration with adapters, for 128 adapted projections; scales with their number.
+        lora_sequence_s: per sequence that decodes beside an adapter, for 128 adapted projections; scales with them.
         l2_bytes_per_s: rate at which a token re-reads its adapter; None: the hardware's. Only bgmv and mbgmv.
         padded_share: share of rank x token work that is done at the largest rank of the batch.
         active_s: per iteration with any adapter, for 128 adapted projections; scales with their number.
         distinct_s: per distinct adapter in the batch.
         enabled_s: per iteration, adapters or not.
         enabled_factor: factor on the GPU time of the base model, adapters or not.
-        slot_s: per iteration and configured adapter slot, used or idle.
-        slot_token_s: per slot and token of an iteration with adapters, for 128 adapted projections; scales with their
-            number.
+        slot_block_s: per thread block that the kernels launch for configured adapter slots, used or idle
+            (`sim.slot_kernels`).
         sample_s: per sequence that gets a token, for a vocabulary of 128256; scales with its size.
         batched_s: per iteration of more than one sequence.
         prompt_s: host time per prompt of which an iteration prefills a chunk.
@@ -70,14 +69,14 @@ class EngineCosts(Strict):
     graph_buckets: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(strict=False)] = ()
     kernel: Kernel = "none"
     lora_token_s: Seconds = 0.0
+    lora_sequence_s: Seconds = 0.0
     l2_bytes_per_s: Rate | None = None
     padded_share: Ratio = 0.0
     active_s: Seconds = 0.0
     distinct_s: Seconds = 0.0
     enabled_s: Seconds = 0.0
     enabled_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    slot_s: Seconds = 0.0
-    slot_token_s: Seconds = 0.0
+    slot_block_s: Seconds = 0.0
     sample_s: Seconds = 0.0
     batched_s: Seconds = 0.0
     prompt_s: Seconds = 0.0

@@ -19,7 +19,7 @@ from sim.serving.job import AdapterSlot, Job
 from sim.serving.link import Link
 from sim.serving.records import Records
 from sim.serving.shape import StepCost
-from sim.serving.steps import Decode, Step, steps_until
+from sim.serving.steps import Decode, steps_until
 from sim.serving.ticks import TICKS_PER_S
 from sim.simtime import ARRIVAL, Moment
 
@@ -119,17 +119,33 @@ class Member:
         """Its state machine, wherever it stands."""
         return self._engine.core
 
-    @property
-    def step(self) -> Step | None:
-        """What it is doing; None if it is idle."""
-        return self._engine.step
-
     def caught_up(self) -> Core:
         """Return the core as it is just before the arrival at hand."""
         behind = self.present - int(self._env.now)
         if behind:
             self._env.run(until=Moment(self._env, behind, ARRIVAL))
         return self.core
+
+    def count_tokens(self) -> None:
+        """Tell running requests what their users have received just before the arrival at hand."""
+        core = self.core
+        ended = max(self._begun() - 1, 0)
+        for job in core.running:
+            job.request.generated_tokens = core.generated_tokens(job) + ended
+
+    def ungrown_bytes(self) -> int:
+        """Return KV that is booked for steps of a planned run which have not begun yet."""
+        step, begun = self._engine.step, self._begun()
+        if not isinstance(step, Decode) or begun >= step.steps:
+            return 0
+        return self.core.kv.growth_bytes(self.core.step + begun, step.steps - begun)
+
+    def _begun(self) -> int:
+        """Return the steps of a planned run that have begun."""
+        step = self._engine.step
+        if not isinstance(step, Decode):
+            return 0
+        return steps_until(StepCost(step.first, step.growth, None), self.present - step.start)
 
     def submit(self, job: Job) -> None:
         """Hand over the request that arrives now."""
@@ -157,7 +173,7 @@ class ReplicaView:
     @property
     def running(self) -> Sequence[Request]:
         """Admitted requests, oldest admission first."""
-        return Requests(self._member.caught_up().live.values())
+        return Requests(self._member.caught_up().live.values(), self._member.count_tokens)
 
     @property
     def waiting(self) -> Sequence[Request]:
@@ -168,7 +184,7 @@ class ReplicaView:
     def free_tokens(self) -> int:
         """KV tokens that it could give now, idle adapters evicted."""
         core = self._member.caught_up()
-        memory, ahead = core.memory, self._ungrown_bytes(core)
+        memory, ahead = core.memory, self._member.ungrown_bytes()
         free = min(memory.free_bytes + memory.idle_bytes, memory.kv_limit - memory.kv_bytes)
         return max(free + ahead, 0) // memory.token_bytes
 
@@ -176,27 +192,27 @@ class ReplicaView:
         """Whether the adapter (None: the base model) is in its GPU memory or on its way there."""
         return adapter is None or self._member.caught_up().adapters.slots[adapter].held
 
-    def _ungrown_bytes(self, core: Core) -> int:
-        """Return KV that is booked for steps of a planned run which have not begun yet."""
-        step = self._member.step
-        if not isinstance(step, Decode):
-            return 0
-        begun = steps_until(StepCost(step.first, step.growth, None), self._member.present - step.start)
-        return core.kv.growth_bytes(core.step + begun, step.steps - begun) if begun < step.steps else 0
-
 
 class Requests(Sequence[Request]):
-    """The requests of jobs, looked up when asked for: most routers only count them."""
+    """The requests of jobs, looked up when asked for: most routers only count them.
 
-    __slots__ = ("_jobs",)
+    Args:
+        jobs: whose requests they are.
+        prepare: called before any of them is handed out.
+    """
 
-    def __init__(self, jobs: Collection[Job]) -> None:
+    __slots__ = ("_jobs", "_prepare")
+
+    def __init__(self, jobs: Collection[Job], prepare: Callable[[], None] | None = None) -> None:
         self._jobs = jobs
+        self._prepare = prepare
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Request]:
+        if self._prepare is not None:
+            self._prepare()
         return map(_request, self._jobs)
 
     @overload

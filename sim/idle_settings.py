@@ -21,7 +21,7 @@ def _idle(config: RunConfig) -> Iterator[tuple[str, str]]:
     if adapters.memory != "slots" and config.loading.returns_per_slot:
         yield "loading.returns_per_slot", f"adapters.memory: {adapters.memory}"
     if adapters.memory != "slots":
-        for key in ("slots", "max_rank"):
+        for key in ("slots", "slot_modules", "max_rank"):
             if getattr(adapters, key) != getattr(plain, key):
                 yield f"adapters.{key}", f"adapters.memory: {adapters.memory}"
     if adapters.memory != "reserved" and adapters.reserved_bytes is not None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from sim.models import DEFAULT_MODULES
+from sim.models import DEFAULT_MODULES, canonical_modules
 from sim.serving.options import Preempted, Reserve, Shortage
 
 LONGEST_S = 1e6  # of one thing that takes time: eleven days
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Modules = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(canonical_modules)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 
 
@@ -80,8 +81,10 @@ class Adapters(Section):
     )
     slots: Count | None = Field(None, description="number of slots; only with memory: slots")
     max_rank: Count | None = Field(None, description="rank of a slot; None: the largest of the workload")
-    modules: tuple[str, ...] = Field(
-        DEFAULT_MODULES, min_length=1, description="projections that every adapter targets"
+    modules: Modules = Field(DEFAULT_MODULES, description="projections that every adapter targets")
+    slot_modules: Modules | None = Field(
+        None,
+        description="projections that a slot has room for, and that the kernels of all slots run over; None: modules",
     )
     host_bytes: Count | None = Field(None, description="host RAM for adapters; None: it holds all of them for good")
     host_adapters: Count | None = Field(

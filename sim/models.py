@@ -96,7 +96,7 @@ class Model(BaseModel):
         if rank < 0:
             msg = f"a rank must not be negative, got {rank}"
             raise ValueError(msg)
-        shapes = self._module_shapes()
+        shapes = self.module_shapes
         values = sum(sum(shapes[module]) for module in canonical_modules(modules))
         return self.dtype_bytes * rank * self.layers * values
 
@@ -108,7 +108,9 @@ class Model(BaseModel):
         """
         return 2 * self.layers * len(canonical_modules(modules))
 
-    def _module_shapes(self) -> dict[str, tuple[int, int]]:
+    @property
+    def module_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return (inputs, outputs) of each projection that an adapter can target."""
         q_dim, kv_dim = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "q": (self.hidden, q_dim),

@@ -12,6 +12,7 @@ from sim.parallel import Parallel
 from sim.serving.memory import HostMemory, MemoryLimits
 from sim.serving.options import UNLIMITED, EarlyStart, EngineOptions
 from sim.serving.ticks import to_ticks
+from sim.slot_kernels import NO_SLOTS, Slots
 from sim.trace import Trace
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ def parallel_of(config: RunConfig, hardware: Hardware) -> Parallel:
     return gpus if given.all_reduce_s is None else gpus._replace(latency_s=given.all_reduce_s)
 
 
-def slots_of(config: RunConfig) -> int:
-    """Return how many slots of the largest rank the engine's kernels run over, 0 without such slots."""
-    return (config.adapters.slots or 0) if config.adapters.memory == "slots" else 0
+def slots_of(config: RunConfig, trace: Trace) -> Slots:
+    """Return the slots that the engine's kernels run over."""
+    adapters = config.adapters
+    if adapters.memory != "slots" or not adapters.slots:
+        return NO_SLOTS
+    return Slots(adapters.slots, adapters.max_rank or _largest_rank(trace), _slot_modules(config))
 
 
 def loading_costs(config: RunConfig, model: Model) -> LoadingCosts:
@@ -101,13 +105,22 @@ def slot_bytes(config: RunConfig, model: Model, trace: Trace | None) -> int:
     """Return the bytes of one slot.
 
     Raises:
-        ConfigError: if an adapter of the workload has a larger rank than the slots.
+        ConfigError: if slots lack a rank or a projection that adapters have.
     """
     largest = max((spec.rank for spec in trace.palette if spec is not None), default=1) if trace else 1
     rank = config.adapters.max_rank or largest
     if largest > rank:
         raise ConfigError([f"adapters.max_rank: an adapter of rank {largest} does not fit slots of rank {rank}"])
-    return model.adapter_bytes(rank, config.adapters.modules)
+    return model.adapter_bytes(rank, _slot_modules(config))
+
+
+def _slot_modules(config: RunConfig) -> tuple[str, ...]:
+    asked = config.adapters.modules
+    given = config.adapters.slot_modules or asked
+    if missing := [module for module in asked if module not in given]:
+        msg = f"adapters.slot_modules: slots have no room for {', '.join(missing)}, which adapters.modules has"
+        raise ConfigError([msg])
+    return given
 
 
 def _region_bytes(config: RunConfig, card: int, slot: int | None) -> int:

@@ -19,7 +19,7 @@ from random import Random
 from sim.config import Loaded, RunConfig, load_config
 from sim.files.yamlfile import packaged_names
 from sim.hardware import load_hardware
-from sim.models import load_model
+from sim.models import ALL_MODULES, load_model
 from sim.names import SEAMS
 from tests.policy_parameters import POLICIES, Values
 
@@ -77,7 +77,7 @@ COSTS: Mapping[str, Values] = {
     "costs.host_s": (0, 0.003),
     "costs.host_per_running_s": (0, 0.001),
     "costs.batched_s": (0, 0.002),
-    "costs.slot_s": (0, 0.001),
+    "costs.slot_block_s": (0, 1e-8),
     "costs.host_factor": (None, 2.0),
 }
 UNUSED_LAYOUT: Mapping[str, Values] = {"adapters.slots": (2, 64), "adapters.max_rank": (256,)}
@@ -159,7 +159,8 @@ def memory(draw: Random, largest_rank: int) -> Changes:
         card = load_hardware("h200")
     kind = draw.choice(("unified", "unified", "idle", "reserved", "reserved", "reserved", "slots"))
     slots, rank = draw.choice((1, 1, 2, 8)), draw.choice((largest_rank, 256)) if kind == "slots" else largest_rank
-    region = slots * model.adapter_bytes(rank, _own("slora").adapters.modules)
+    modules = draw.choice((None, ALL_MODULES)) if kind == "slots" else None
+    region = slots * model.adapter_bytes(rank, modules or _own("slora").adapters.modules)
     tokens = draw.choice((500, 700, 1000, 2000))
     kv_bytes = tokens * model.kv_token_bytes
     left = {"reserved": kv_bytes + region, "slots": kv_bytes + region}.get(kind, kv_bytes)
@@ -172,6 +173,7 @@ def memory(draw: Random, largest_rank: int) -> Changes:
         "memory.kv_pool_tokens": draw.choice((None, None, 450)),
         "adapters.memory": kind,
         "adapters.slots": slots if kind == "slots" else None,
+        "adapters.slot_modules": modules,
         "adapters.max_rank": rank if kind == "slots" else None,
         "adapters.reserved_bytes": region if kind == "reserved" else None,
         **({} if kind == "slots" else some(draw, UNUSED_LAYOUT)),

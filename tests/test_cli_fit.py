@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sim.engine_costs import EngineCosts
 from sim.fidelity import fitting, published, slora, slora_h100
 from sim.fidelity.fitting import Trial
+from sim.files.yamlfile import load
 from sim.hardware import load_hardware
 from tests.commands import chameleon
 from tests.test_fidelity_vllm_fit import TABLES
+from tests.test_fidelity_vllm_v0_fit import run as v0_run
 
 RUNS = (
     "file,num_adapters,alpha,req_rate,cv,duration,in_lo,in_hi,out_lo,out_hi,throughput,avg_latency,"
@@ -38,10 +42,22 @@ def vllm_data(tmp_path: Path) -> Path:
     """Return a folder of made-up steps and of short runs of servers."""
     steps = [row.model_dump() for row in (*TABLES.steps, *TABLES.other_steps)]
     runs = [row.model_copy(update={"dur": 20.0}).model_dump() for row in TABLES.runs]
-    for name, rows in ((published.VLLM_MICRO, steps), (published.VLLM_RUNS, runs)):
-        lines = [rows[0], *([_cell(value) for value in row.values()] for row in rows)]
-        (tmp_path / name).write_text("\n".join(map(",".join, lines)) + "\n")
+    _write_rows(tmp_path / published.VLLM_MICRO, steps)
+    _write_rows(tmp_path / published.VLLM_RUNS, runs)
     return tmp_path
+
+
+@pytest.fixture
+def v0_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of two short runs of V0's servers, which get one step of a fit."""
+    monkeypatch.setattr(fitting, "STEPS", ((0.1, 1),))
+    _write_rows(tmp_path / published.VLLM_RUNS, [v0_run(at, dur=10.0).model_dump() for at in range(2)])
+    return tmp_path
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    lines = [rows[0], *([_cell(value) for value in row.values()] for row in rows)]
+    path.write_text("\n".join(map(",".join, lines)) + "\n")
 
 
 def _cell(value: object) -> str:
@@ -108,7 +124,22 @@ def test_a_fit_of_vllm_says_what_comes_out_and_writes_an_engine_and_a_card(vllm_
     assert chameleon("fit", "vllm", "--data", vllm_data, "-j", "1", "--out", out).out == said.out
 
 
-@pytest.mark.parametrize(("what", "file"), [("slora", slora.FILE), ("vllm", published.VLLM_MICRO)])
+def test_a_fit_of_v0_writes_an_engine_with_what_all_runs_say(v0_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = chameleon("fit", "vllm-v0", "--data", v0_data, "-j", "1", "--out", out)
+    assert said.code == 0
+    assert {path.name for path in out.iterdir()} == {"kept", "fit_v0.json", "vllm-v0.yaml"}
+    (told,) = json.loads((out / "fit_v0.json").read_text())
+    assert (told["target"], told["set"]) == ("vllm-v0", "vllm-lora-h100-7b")
+    costs = EngineCosts.model_validate(load(out / "vllm-v0.yaml").tree["costs"], strict=False)
+    values = {key: value for key, value in told["values"][0].items() if key.startswith("costs.")}
+    assert {key: getattr(costs, key[6:]) for key in values} == pytest.approx(values, rel=1e-3)
+    assert "loading.disk_latency_s" in said.out
+
+
+@pytest.mark.parametrize(
+    ("what", "file"), [("slora", slora.FILE), ("vllm", published.VLLM_MICRO), ("vllm-v0", published.VLLM_RUNS)]
+)
 def test_a_fit_of_absent_tables_says_which(tmp_path: Path, what: str, file: str) -> None:
     said = chameleon("fit", what, "--data", tmp_path)
     assert said.code == 2

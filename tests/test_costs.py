@@ -18,8 +18,9 @@ from sim.costs import MEDIUM_PROMPT_TOKENS, CostModel, EngineCosts, LoadingCosts
 from sim.files.yamltext import parse
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
-from sim.serving.shape import Load
+from sim.serving.shape import NO_LOAD, Load
 from sim.serving.ticks import TICKS_PER_S, to_seconds
+from sim.slot_kernels import Slots, kernel_blocks
 
 DOC = (Path(__file__).parents[1] / "docs" / "costs.md").read_text(encoding="utf-8")
 MEASURED = Path(__file__).parents[2] / "shared" / "data" / "measured"
@@ -139,7 +140,8 @@ def test_vllms_lora_kernels_add_the_measured_time_for_1_to_300_adapters() -> Non
     with VLLM_CSV.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["model"] == "llama" and row["itl_ms"]]
     base_ms = [float(row["itl_ms"]) for row in rows if row["set"] == "overhead_base"]
-    costs = model("vllm_v1", hardware="h100", base="llama-3.1-8b", modules=ALL_MODULES, slots=300)
+    slots = Slots(300, 8, ALL_MODULES)
+    costs = model("vllm_v1", hardware="h100", base="llama-3.1-8b", modules=ALL_MODULES, slots=slots)
     errors = []
     for row in (row for row in rows if row["set"] == "overhead_lora"):
         adapters, batch = int(row["active_adapters"]), int(row["batch"])
@@ -217,7 +219,7 @@ def test_a_batch_of_nothing_never_changes() -> None:
 @given(engines, batches)
 def test_the_terms_of_a_decode_step_sum_to_it(engine: EngineCosts, batch: tuple[int, int, int, int]) -> None:
     requests, context, sum_rank, distinct = batch
-    costs, work = model(engine, slots=8), (requests, context, sum_rank, distinct, 64 * distinct, 64)
+    costs, work = model(engine, slots=Slots(8, 64)), (requests, context, sum_rank, distinct, 64 * distinct, 64)
     terms = costs.explain_decode(*work)
     assert min(terms.values()) >= 0
     assert math.fsum(terms.values()) == pytest.approx(to_seconds(costs.decode(*work).first), rel=1e-12)
@@ -227,7 +229,8 @@ def test_the_terms_of_a_decode_step_sum_to_it(engine: EngineCosts, batch: tuple[
 @given(engines, batches)
 def test_the_terms_of_a_prefill_sum_to_it(engine: EngineCosts, batch: tuple[int, int, int, int]) -> None:
     requests, tokens, _, distinct = batch
-    costs, work = model(engine, slots=8), (requests, tokens, tokens**2, 64 * tokens, distinct, 64 * distinct, 64)
+    costs = model(engine, slots=Slots(8, 64))
+    work = (requests, tokens, tokens**2, 64 * tokens, distinct, 64 * distinct, 64)
     terms = costs.explain_prefill(*work)
     assert min(terms.values()) >= 0
     assert math.fsum(terms.values()) == pytest.approx(to_seconds(costs.prefill(*work)), rel=1e-12)
@@ -308,18 +311,22 @@ def test_merged_weights_make_adapters_free() -> None:
 
 
 def test_configured_slots_cost_even_when_idle() -> None:
-    few, many = (model("vllm_v1", slots=slots).decode(1, 0, 0, 0, 0, 0).first for slots in (8, 308))
-    assert to_seconds(many - few) == pytest.approx(300 * 23.3e-6)
+    few, many = (model("vllm_v1", slots=Slots(slots, 16)).decode(1, 0, 0, 0, 0, 0).first for slots in (8, 308))
+    blocks = kernel_blocks(load_model("llama-7b"), Slots(300 - 1, 16), 1)
+    assert to_seconds(many - few) == pytest.approx(blocks * 0.89e-9)
 
 
-def test_a_token_with_an_adapter_costs_for_every_configured_slot() -> None:
-    def tokens_s(slots: int, tokens: int, **others: Any) -> float:
-        costs = model("vllm_v1", slots=slots, **others)
-        return costs.explain_prefill(1, tokens, tokens**2, 16 * tokens, 1, 16, 16)["lora_tokens"]
+@pytest.mark.parametrize("tokens", [50, 500])
+def test_slots_cost_each_kind_of_iteration_the_blocks_of_its_tokens(tokens: int) -> None:
+    without, slotted = model("none"), model(EngineCosts(slot_block_s=1e-9), slots=Slots(16, 16))
+    blocks_s = 1e-9 * kernel_blocks(load_model("llama-7b"), Slots(16, 16), tokens)
 
-    assert tokens_s(100, 50) == pytest.approx(100 * 50 * 82e-9, rel=1e-4)
-    assert tokens_s(200, 50) == pytest.approx(2 * tokens_s(100, 50))
-    assert tokens_s(100, 50, modules=ALL_MODULES) == pytest.approx(7 / 4 * tokens_s(100, 50), rel=1e-4)
+    def more_s(ask: Callable[[CostModel], int]) -> float:
+        return to_seconds(ask(slotted) - ask(without))
+
+    assert more_s(lambda costs: costs.decode(tokens, 0, 0, 0, 0, 0).first) == pytest.approx(blocks_s)
+    assert more_s(lambda costs: costs.prefill(1, tokens, tokens**2, 0, 0, 0, 0)) == pytest.approx(blocks_s)
+    assert more_s(lambda costs: costs.mixed(8, 0, 1, tokens - 8, 100, NO_LOAD)) == pytest.approx(blocks_s)
 
 
 def test_sampling_costs_each_sequence_in_proportion_to_the_vocabulary() -> None:
@@ -446,7 +453,9 @@ def test_a_load_of_many_small_copies_is_bound_by_issuing_them() -> None:
     assert to_seconds(costs.load(MIB)) == pytest.approx(896 * 6e-6 + 1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"copies": 0.0}, {"copies": math.inf}, {"ops_per_adapter": -1}, {"slots": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"copies": 0.0}, {"copies": math.inf}, {"ops_per_adapter": -1}, {"slots": Slots(-1)}]
+)
 def test_a_cost_model_rejects_copies_and_counts_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="need copies > 0, ops_per_adapter and slots >= 0, got"):
         model(**wrong)

@@ -13,17 +13,8 @@ from sim.fidelity import slora
 from sim.fidelity.fit_progress import Part, Watch
 from sim.fidelity.fitting import Coefficient, Outcome, Trial, Values, counts, fit, misses, with_costs, with_values
 from sim.fidelity.measures import Measure
-from sim.fidelity.slora_fit import (
-    Evaluation,
-    Plan,
-    card_plans,
-    carried_out,
-    carry_out,
-    engine_plan,
-    is_of_an_engine,
-    runs_to_fit,
-    splits,
-)
+from sim.fidelity.plans import Evaluation, Plan, carried_out, carry_out, splits
+from sim.fidelity.slora_fit import card_plans, engine_plan, runs_to_fit
 from sim.fidelity.slora_h100 import H100Case, RunRow
 from sim.fidelity.slora_profiles import profile, system_text
 from sim.files.yamlfile import load
@@ -210,10 +201,10 @@ def test_runs_of_one_workload_stay_in_one_half() -> None:
 
 def test_the_engine_is_fitted_before_the_cards_and_with_its_host_times_they_are() -> None:
     engine = engine_plan()
-    assert is_of_an_engine(engine)
+    assert engine.is_of_an_engine
     assert {one.key.split(".")[0] for one in engine.coefficients} == {"costs"}
     for plan in card_plans({"costs.host_s": 0.123}):
-        assert not is_of_an_engine(plan)
+        assert not plan.is_of_an_engine
         costs = plan.trial({one.key: one.prior for one in plan.coefficients}).engine
         assert costs is not None
         assert costs.host_s == 0.123

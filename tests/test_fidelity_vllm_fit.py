@@ -14,12 +14,12 @@ from sim.fidelity import fit_report, vllm_fit
 from sim.fidelity.fitting import Values
 from sim.fidelity.measures import NO_LOAD, Measure
 from sim.fidelity.slora_profiles import system_text
-from sim.fidelity.vllm_fit import CORNERS, ENDS, ServerRun, Tables, VllmFit, fit_vllm, halved, read, work
+from sim.fidelity.vllm_fit import ENDS, ServerRun, Tables, VllmFit, fit_vllm, halved, read, work
 from sim.fidelity.vllm_micro import FITTED, MicroRow, step_s
 from sim.fidelity.vllm_profiles import profile
 from sim.fidelity.vllm_rows import RunRow
 from sim.fidelity.vllm_server import HARDWARE, SYSTEM
-from sim.fidelity.vllm_steps_fit import ENABLED, FLOPS, HOST, KV, fit_steps, shipped, trial_of
+from sim.fidelity.vllm_steps_fit import FLOPS, HOST, KV, fit_steps, shipped, trial_of
 from sim.files.yamlfile import load
 from sim.hardware import load_hardware
 from sim.hardware_file import write_profile
@@ -28,8 +28,8 @@ MEASURED = Path(__file__).parents[2] / "shared" / "data" / "measured"
 needs_tables = pytest.mark.skipif(not MEASURED.is_dir(), reason="the published tables are not here")
 
 TRUTH: Values = {
-    HOST: 1.1e-3, "costs.batched_s": 0.9e-3, "costs.slot_s": 3e-5, "costs.slot_token_s": 6e-8,
-    "costs.distinct_s": 2e-4, ENABLED: 1e-3, KV: 1.2e12, FLOPS: 6e14,
+    HOST: 1.1e-3, "costs.batched_s": 0.9e-3, "costs.slot_block_s": 1.2e-9,
+    "costs.distinct_s": 2e-4, "costs.enabled_s": 1e-3, KV: 1.2e12, FLOPS: 6e14,
 }  # fmt: skip
 ROW: dict[str, Any] = {"model": "llama", "max_loras": 0, "max_rank": 0, "active_adapters": 0, "out_len": 100}
 
@@ -54,7 +54,7 @@ def steps(values: Values, model: str = "llama") -> tuple[MicroRow, ...]:
 
 
 def test_the_coefficients_of_made_up_steps_come_back() -> None:
-    found = fit_steps(steps(TRUTH), TRUTH[ENABLED])
+    found = fit_steps(steps(TRUTH))
     assert {key: found[key] for key in TRUTH} == pytest.approx(TRUTH, rel=5e-3)
 
 
@@ -65,24 +65,14 @@ def scaled(row: MicroRow, factor: float) -> MicroRow:
 
 def test_a_few_wrong_steps_move_little() -> None:
     rows = [scaled(row, 1.0 if at % 7 else 1.3) for at, row in enumerate(steps(TRUTH))]
-    found = fit_steps(rows, TRUTH[ENABLED])
+    found = fit_steps(rows)
     assert found["costs.distinct_s"] == pytest.approx(TRUTH["costs.distinct_s"], rel=0.1)
 
 
 def test_no_fitted_rate_is_above_the_peak_and_no_time_below_zero() -> None:
-    found = fit_steps([scaled(row, 0.8) for row in steps({**TRUTH, KV: 1.64e12})], 0.0)
+    found = fit_steps([scaled(row, 0.8) for row in steps({**TRUTH, KV: 1.64e12})])
     assert found[KV] <= load_hardware(HARDWARE).peak_hbm_bytes_per_s
     assert min(found.values()) >= 0
-
-
-def test_steps_do_not_show_what_lora_costs_by_being_enabled() -> None:
-    rows = steps(TRUTH)
-    one, other = (trial_of(fit_steps(rows, enabled_s)) for enabled_s in (0.2e-3, 1.5e-3))
-    assert [step_s(row, one) for row in rows] == pytest.approx([step_s(row, other) for row in rows], rel=2e-3)
-    small = MicroRow.model_validate(
-        {**ROW, "set": "x", "max_loras": 8, "max_rank": 8, "active_adapters": 4, "batch": 9}
-    )
-    assert step_s(small, other) / step_s(small, one) - 1 > 0.05  # but servers do: many requests, few slots
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
@@ -103,28 +93,27 @@ TABLES = Tables(steps(TRUTH), steps(TRUTH, "qwen"), tuple(run(at) for at in rang
 
 
 class Servers:
-    """Servers of which the logarithm of each metric is linear in `enabled_s` and `prompt_s`; one pair meets them."""
+    """Servers of which the logarithm of each metric is linear in `prompt_s`; one choice meets them."""
 
-    def __init__(self, enabled_s: float, prompt_s: float) -> None:
+    def __init__(self, prompt_s: float) -> None:
         self.asked: list[ServerRun] = []
-        self._met = np.array([enabled_s, prompt_s])
+        self._met = prompt_s
 
     def __call__(self, runs: Sequence[ServerRun]) -> list[list[Measure]]:
         self.asked += runs
         return [self._measures(run) for run in runs]
 
     def _measures(self, run: ServerRun) -> list[Measure]:
-        values = dict(run.values)
-        off = (np.array([values[ENABLED], values["costs.prompt_s"]]) - self._met) * 1e3
+        off = (dict(run.values)["costs.prompt_s"] - self._met) * 1e3
         return [
-            Measure("vllm-lora-h100-8b-fit", run.name, "", metric, 1.0, float(np.exp(off @ slopes)))
-            for metric, slopes in (("ttft_p50", (0.02, 0.08)), ("tpot_mean", (0.06, 0.02)))
+            Measure("vllm-lora-h100-8b-fit", run.name, "", metric, 1.0, float(np.exp(off * slope)))
+            for metric, slope in (("ttft_p50", 0.08), ("tpot_mean", 0.02))
         ]
 
 
 @pytest.fixture(scope="module")
 def servers() -> Servers:
-    return Servers(0.7e-3, 5.5e-3)
+    return Servers(5.5e-3)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +122,9 @@ def found(servers: Servers) -> VllmFit:
 
 
 def test_servers_show_what_steps_do_not(servers: Servers, found: VllmFit) -> None:
-    assert found.servers[0].values[ENABLED] == pytest.approx(0.7e-3, rel=0.02)
     assert found.servers[0].values["costs.prompt_s"] == pytest.approx(5.5e-3, rel=0.02)
     assert found.servers[0].values["costs.api_s"] == pytest.approx(1.5e-3, rel=0.05)
+    assert found.servers[0].values.items() >= found.steps[0].values.items()
     assert max(abs(one.relative_error) for one in found.servers[0].fitted) < 1e-2
     assert sum(run.requests for run in servers.asked) == work(TABLES)
 
@@ -153,11 +142,10 @@ def test_the_packaged_engine_is_served_too(servers: Servers, found: VllmFit) -> 
     assert packaged == [one.row for one in found.packaged[::2]] == [row.words for row in TABLES.runs]
 
 
-def test_what_is_found_lies_between_the_corners() -> None:
-    values = fit_vllm(TABLES, Servers(9e-3, 1e-3)).servers[0].values
-    assert values[ENABLED] == pytest.approx(ENDS[0][1], rel=1e-3)
-    assert values["costs.prompt_s"] == pytest.approx(ENDS[1][0] * 7e-3, rel=3e-3)
-    assert len(CORNERS) == 4
+@pytest.mark.parametrize(("met", "end"), list(zip((1e-3, 9e-3), ENDS, strict=True)))
+def test_what_is_found_lies_between_the_ends(met: float, end: float) -> None:
+    values = fit_vllm(TABLES, Servers(met)).servers[0].values
+    assert values["costs.prompt_s"] == pytest.approx(end * 7e-3, rel=3e-3)
 
 
 def test_a_run_is_served_with_its_own_coefficients() -> None:
@@ -191,7 +179,7 @@ def test_fitted_values_stand_beside_the_shipped_ones(found: VllmFit) -> None:
 
 
 def test_whether_the_shipped_values_come_out_is_said() -> None:
-    values = shipped(HOST, ENABLED)
+    values = shipped(HOST, KV)
     assert fit_report.verdict(values).startswith("The shipped values come out")
     told = fit_report.verdict(values | {HOST: 1.02 * values[HOST]})
     assert told == "The shipped values of costs.host_s do not come out; they stay as they are."
@@ -235,6 +223,5 @@ def test_the_shipped_coefficients_come_out_of_the_published_steps() -> None:
     tables = read(MEASURED)
     assert len(tables.runs) == 14
     assert {row.model for row in tables.steps} == {FITTED}
-    (enabled_s,) = shipped(ENABLED).values()
-    values = fit_steps(tables.steps, enabled_s)
+    values = fit_steps(tables.steps)
     assert values == pytest.approx(shipped(*values), rel=5e-3)

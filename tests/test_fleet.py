@@ -24,6 +24,9 @@ from sim.experiments.run import execute, result_of
 from sim.files.yamlfile import ConfigError
 from sim.fleet import Fleet
 from sim.serving.records import Records
+from sim.serving.shape import StepCost
+from sim.serving.steps import run_ticks
+from sim.serving.ticks import TICKS_PER_S
 from sim.trace import AdapterSpec, Trace
 
 CROWDED = ("memory.kv_pool_tokens=6000", "adapters.memory=unified")
@@ -80,17 +83,19 @@ class Spy(Router):
     def __init__(self) -> None:
         self.seen: list[list[tuple[int, ...]]] = []
         self.adapters: list[list[bool]] = []
+        self.generated: list[dict[int, int]] = []  # tokens by request
         self.asked_s: list[float] = []
 
     def choose(self, request: Request, replicas: Sequence[Replica], now: float) -> int:
         self.asked_s.append(now)
         self.seen.append([(len(one.running), len(one.waiting), one.free_tokens) for one in replicas])
+        self.generated.append({each.id: each.generated_tokens for one in replicas for each in one.running})
         self.adapters.append([one.has_adapter(request.adapter) for one in replicas])
         return len(replicas) - 1
 
 
-def spied(trace: Trace, *changes: str, asks_every_step: bool = False) -> Spy:
-    deployment = deployed(trace, *changes, router=Spy, asks_every_step=asks_every_step)
+def spied(trace: Trace, *changes: str, router: type[Spy] = Spy, asks_every_step: bool = False) -> Spy:
+    deployment = deployed(trace, *changes, router=router, asks_every_step=asks_every_step)
     served(deployment)
     assert isinstance(deployment.router, Spy)
     return deployment.router
@@ -159,6 +164,34 @@ def test_the_router_sees_free_tokens_shrink_with_every_step_that_has_begun() -> 
     quick, slow = (spied(trace, asks_every_step=often).seen for often in (False, True))
     assert quick == slow
     assert quick[1][0][2] > quick[1][1][2] > quick[2][1][2]
+
+
+class Apart(Spy):
+    """Sends the first request to one replica and all others to the next."""
+
+    def choose(self, request: Request, replicas: Sequence[Replica], now: float) -> int:
+        super().choose(request, replicas, now)
+        return min(request.id, 1)
+
+
+def token_ticks(trace: Trace) -> list[int]:
+    """Return when the one request of a trace gets each of its tokens."""
+    (records,) = served(deployed(trace, "replicas=1")).records
+    found = [int(records.requests["first_token"][0])]
+    columns = [records.segments[name].tolist() for name in ("start", "first", "growth", "count")]
+    for start, first, growth, count in zip(*columns, strict=True):
+        found += [start + run_ticks(StepCost(first, growth, None), step) for step in range(1, count + 1)]
+    return found
+
+
+def test_the_router_sees_how_many_tokens_users_have_just_before_an_arrival() -> None:
+    first = (0.0, 100, 30, 3)
+    ticks = token_ticks(requests(first))
+    stamps = [tick / TICKS_PER_S for end in ticks[:25] for tick in (end, end + 1)]  # at the end of a step: before it
+    trace = requests(first, *((stamp, 10, 1, 3) for stamp in stamps))
+    quick, slow = (spied(trace, router=Apart, asks_every_step=often).generated for often in (False, True))
+    assert quick == slow
+    assert [told[0] for told in quick[1:]] == [count + late for count in range(25) for late in (0, 1)]
 
 
 @pytest.mark.parametrize("router", ROUTERS)

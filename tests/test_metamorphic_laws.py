@@ -140,8 +140,8 @@ def test_slots_of_one_rank_are_a_region_that_holds_as_many(one: Configuration) -
             "adapters.slots": 2,
             "costs.kernel": "bgmv",
             "costs.padded_share": 1.0,
-            "costs.slot_s": 0,
-            "costs.slot_token_s": 0,
+            "adapters.slot_modules": None,
+            "costs.slot_block_s": 0,
             "loading.returns_per_slot": 0,
             "workload.adapters": 10,
         }

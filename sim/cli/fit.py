@@ -15,7 +15,7 @@ from sim.texttable import table
 if TYPE_CHECKING:
     from sim.fidelity.fitting import Outcome
     from sim.fidelity.measures import Measure
-    from sim.fidelity.slora_fit import Plan, Split
+    from sim.fidelity.plans import Plan, Split
     from sim.fidelity.vllm_fit import ServerRun, VllmFit
 
 app = typer.Typer(help="Fit coefficients to published measurements.", no_args_is_help=True, rich_markup_mode=None)
@@ -44,8 +44,9 @@ def slora(data: Data, out: Out = None, keep: Keep = None, jobs: options.Jobs = -
     Every fit is made three times: of all runs, and of each half, which then predicts the other half. It takes four
     minutes on two cores.
     """
-    from sim.fidelity.published import Asked, cases_of  # noqa: PLC0415 - numpy and pydantic are slow to import
-    from sim.fidelity.slora_fit import card_plans, engine_plan, runs_to_fit, splits  # noqa: PLC0415
+    from sim.fidelity.plans import splits  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.fidelity.published import Asked, cases_of  # noqa: PLC0415
+    from sim.fidelity.slora_fit import card_plans, engine_plan, runs_to_fit  # noqa: PLC0415
     from sim.progress import progress  # noqa: PLC0415
 
     runs, folder = runs_to_fit(cases_of(Asked("slora", data))), _folder(keep, out)
@@ -56,18 +57,34 @@ def slora(data: Data, out: Out = None, keep: Keep = None, jobs: options.Jobs = -
         found = _fitted(own, jobs, folder, bar.advance)
         cards = card_plans(found[0][1][0].values)
         found += _fitted([split for plan in cards for split in splits(plan, runs)], jobs, folder, bar.advance)
-    for plan, outcomes in found:
-        typer.echo("\n".join(_told(plan, outcomes)))
-    if out is not None:
-        _write(found, out)
+    _finish(found, out, "fit.json")
+
+
+@app.command("vllm-v0")
+def vllm_v0(data: Data, out: Out = None, keep: Keep = None, jobs: options.Jobs = -1) -> None:
+    """Fit vLLM's V0 engine to runs of Llama-2-7B's servers on an H100 that kept up: three numbers.
+
+    The fit is made three times: of all runs, and of each half, which then predicts the other half. It takes five
+    minutes on two cores. What is shipped comes from the first half.
+    """
+    from sim.fidelity.plans import splits  # noqa: PLC0415 - numpy and pydantic are slow to import
+    from sim.fidelity.published import VLLM_RUNS  # noqa: PLC0415
+    from sim.fidelity.vllm_rows import rated_rows  # noqa: PLC0415
+    from sim.fidelity.vllm_v0_fit import v0_plan, v0_runs  # noqa: PLC0415
+    from sim.progress import progress  # noqa: PLC0415
+
+    own = splits(v0_plan(), v0_runs(rated_rows(data / VLLM_RUNS)))
+    with progress(sum(split.work for split in own), "fits of V0") as bar:
+        found = _fitted(own, jobs, _folder(keep, out), bar.advance)
+    _finish(found, out, "fit_v0.json")
 
 
 @app.command("vllm")
 def vllm(data: Data, out: Out = None, keep: Keep = None, jobs: options.Jobs = -1) -> None:
-    """Fit vLLM with LoRA on an H100 again: to published decode steps, and two numbers to server runs.
+    """Fit vLLM with LoRA on an H100 again: to published decode steps, and one number to server runs.
 
     Fitted values stand beside the shipped ones, which stay as they are. Every fit is made three times: of all rows, and
-    of each half, which then predicts the other half. It takes eight minutes on one core.
+    of each half, which then predicts the other half. It takes six minutes on one core.
     """
     from sim.fidelity.vllm_fit import fit_vllm, read, work  # noqa: PLC0415 - numpy and pydantic are slow to import
     from sim.progress import progress  # noqa: PLC0415
@@ -110,7 +127,7 @@ def _folder(keep: Path | None, out: Path | None) -> Path | None:
 def _fitted(
     splits: Sequence[Split], jobs: int, keep: Path | None, advance: Advance
 ) -> list[tuple[Plan, list[Outcome]]]:
-    from sim.fidelity.slora_fit import carried_out  # noqa: PLC0415
+    from sim.fidelity.plans import carried_out  # noqa: PLC0415
 
     found: dict[str, tuple[Plan, list[Outcome]]] = {}
     for split, outcome in zip(splits, carried_out(splits, jobs, keep, advance), strict=True):
@@ -151,7 +168,7 @@ def _vllm_told(fit: VllmFit) -> list[str]:
     from sim.fidelity import fit_report  # noqa: PLC0415
 
     told = (
-        ("steps of Llama-3.1-8B, `enabled_s` as shipped", fit.steps, fit_report.steps_groups(fit)),
+        ("steps of Llama-3.1-8B", fit.steps, fit_report.steps_groups(fit)),
         ("steps, and servers with a slot for every adapter", fit.servers, fit_report.servers_groups(fit)),
     )
     lines: list[str] = []
@@ -162,19 +179,26 @@ def _vllm_told(fit: VllmFit) -> list[str]:
     return lines
 
 
-def _write(found: list[tuple[Plan, list[Outcome]]], out: Path) -> None:
-    from sim.fidelity.slora_fit import is_of_an_engine  # noqa: PLC0415
+def _finish(found: list[tuple[Plan, list[Outcome]]], out: Path | None, name: str) -> None:
+    """Tell what was found, and leave it in a folder if one is given."""
+    for plan, outcomes in found:
+        typer.echo("\n".join(_told(plan, outcomes)))
+    if out is not None:
+        _write(found, out, name)
+
+
+def _write(found: list[tuple[Plan, list[Outcome]]], out: Path, name: str) -> None:
     from sim.fidelity.slora_profiles import profile, system_text  # noqa: PLC0415
     from sim.files.textfile import write_text  # noqa: PLC0415
     from sim.hardware_file import write_profile  # noqa: PLC0415
 
-    report = out / "fit.json"
+    report = out / name
     write_text(report, json.dumps([_as_dict(plan, outcomes) for plan, outcomes in found], indent=1) + "\n")
     _say(report)
     for plan, outcomes in found:
-        if is_of_an_engine(plan):
+        if plan.is_of_an_engine:
             path = out / f"{plan.target}.yaml"
-            write_text(path, system_text(outcomes[0].values))
+            write_text(path, system_text(outcomes[0].values, plan.target))
             _say(path)
         else:
             _say(write_profile(profile(plan, outcomes), out, "chameleon fit slora"))

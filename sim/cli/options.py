@@ -144,6 +144,15 @@ Seed = Annotated[
         help="Draws the same workload for every system and load.",
     ),
 ]
+OwnSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        parser=whole_number(0),
+        metavar="N",
+        help="Draws the same workload for every system and load. [default: that of a system's file, else 0]",
+    ),
+]
 Reps = Annotated[
     int,
     typer.Option(

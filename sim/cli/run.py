@@ -29,7 +29,7 @@ def run(  # noqa: PLR0913, PLR0917 - one argument for each flag
     rate: options.Rate = None,
     requests: options.Requests = None,
     scale: options.Scale = None,
-    seed: options.Seed = 0,
+    seed: options.OwnSeed = None,
     reps: options.Reps = 1,
     hardware: options.Hardware = None,
     model: options.ModelName = None,

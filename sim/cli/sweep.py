@@ -70,7 +70,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     trace: options.TraceFile = None,
     requests: options.Requests = None,
     scale: options.Scale = None,
-    seed: options.Seed = 0,
+    seed: options.OwnSeed = None,
     hardware: options.Hardware = None,
     model: options.ModelName = None,
     sets: options.Sets = None,

@@ -114,16 +114,22 @@ class Trial(NamedTuple):
     Attributes:
         gpu: a hardware profile; None: the configured one.
         engine: what the engine's software costs; None: as configured.
+        disk_latency_s: of an adapter's first load; None: as configured.
     """
 
     gpu: Hardware | None = None
     engine: EngineCosts | None = None
+    disk_latency_s: float | None = None
 
     def of(self, loaded: Loaded) -> Loaded:
-        """Return a configuration with the engine's costs of this trial."""
-        if self.engine is None:
-            return loaded
-        return loaded._replace(config=loaded.config.model_copy(update={"costs": self.engine}))
+        """Return a configuration with the engine's costs and the first loads of this trial."""
+        config = loaded.config
+        if self.engine is not None:
+            config = config.model_copy(update={"costs": self.engine})
+        if self.disk_latency_s is not None:
+            loading = config.loading.model_copy(update={"disk_latency_s": self.disk_latency_s})
+            config = config.model_copy(update={"loading": loading})
+        return loaded._replace(config=config)
 
 
 PACKAGED = Trial()

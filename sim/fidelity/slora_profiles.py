@@ -8,8 +8,8 @@ from typing import Any
 
 from sim.fidelity.fitting import Outcome, Values, counts, with_values
 from sim.fidelity.measures import errors
+from sim.fidelity.plans import Plan
 from sim.fidelity.slora import SYSTEM
-from sim.fidelity.slora_fit import Plan
 from sim.files.yamlfile import find
 from sim.hardware import Hardware, load_hardware
 

@@ -136,9 +136,14 @@ def kept_up(row: RunRow) -> bool:
     return row.rps >= KEPT_UP * row.offered_per_s
 
 
+def is_steady(row: RunRow) -> bool:
+    """Whether the published server kept up and half of its requests hardly waited."""
+    return kept_up(row) and row.ttft_p50 < FIT_TTFT_MS
+
+
 def sets_of(rows: Sequence[RunRow]) -> dict[RunRow, str]:
     """Return the name of the set of each run of the published table, which tells whether anything was fitted on it."""
-    steady = [row for row in rows if kept_up(row) and row.ttft_p50 < FIT_TTFT_MS]
+    steady = [row for row in rows if is_steady(row)]
     old = [row for row in steady if row.server.system == "vllm-v0"]
     new = [row for row in steady if row.server.system == "vllm" and row.n_adapters == row.slots in FIT_SLOTS]
     fitted = {*old[::2], *new}

@@ -1,8 +1,7 @@
-"""vLLM with LoRA on an H100, fitted again: its steps in closed form, and two numbers that only its servers show.
+"""vLLM with LoRA on an H100, fitted again: its steps in closed form, and a number that only its servers show.
 
-The numbers of the servers are `enabled_s`, which the steps leave open, and `prompt_s`. Each choice of them is a choice
-of all coefficients: the steps' follow from the former, `api_s` from the latter. The calibration runs are simulated at
-four corners, and between these the logarithm of every metric is taken to be linear in both; what is found is simulated.
+That is `prompt_s`, of which `api_s` follows. The calibration runs are simulated at both ends of what it can be, and
+between these the logarithm of every metric is taken to be linear in it; what is found is simulated.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, product
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
@@ -25,21 +24,18 @@ from sim.fidelity.vllm import metrics, sets_of
 from sim.fidelity.vllm_micro import FITTED, SET, MicroRow, micro_cases, step_s
 from sim.fidelity.vllm_rows import RunRow, rated_rows
 from sim.fidelity.vllm_server import answered, server
-from sim.fidelity.vllm_steps_fit import ENABLED, fit_steps, shipped, trial_of
+from sim.fidelity.vllm_steps_fit import fit_steps, shipped, trial_of
 from sim.fidelity.vllm_workload import workload
 
 SET_FITTED = "vllm-lora-h100-8b-fit"
 PROMPT, API = "costs.prompt_s", "costs.api_s"
 # What a server fit looks at: medians and means. The 99th percentiles show stalls of the API server (vllm_stalls.py).
 METRICS = ("ttft_p50", "tpot_mean")
-# Ends of `enabled_s`: beyond the second, steps of one sequence would leave the host no time. And of `prompt_s`, as a
-# share of what an idle server's first token takes beyond a step; `api_s` is the rest of that.
-ENDS = ((0.0, 1.9e-3), (0.5, 1.0))
-CORNERS = tuple(product(*ENDS))
+# Ends of `prompt_s`, as a share of what an idle server's first token takes beyond a step; `api_s` is the rest of that.
+ENDS = (0.5, 1.0)
 LEAST_STEPS = 20  # for two halves with more rows than numbers
 
 Row = TypeVar("Row")
-Place = tuple[float, float]  # `enabled_s` and the share
 Simulate = Callable[[Sequence["ServerRun"]], list[list[Measure]]]
 
 
@@ -90,8 +86,9 @@ class VllmFit(NamedTuple):
     """What was found; of all rows, of every other one, and of the rest.
 
     Attributes:
-        steps: with `enabled_s` as packaged; the first has the other model's steps as unseen ones.
-        servers: all coefficients; the runs that a half has seen are not simulated again with what it found.
+        steps: the first has the other model's steps as unseen ones.
+        servers: all coefficients, the steps' from all steps; the runs that a half has seen are not simulated again with
+            what it found.
         packaged: errors of the calibration runs with the packaged coefficients.
     """
 
@@ -120,7 +117,7 @@ def read(data: Path) -> Tables:
 
 def work(tables: Tables) -> int:
     """Return about how many requests `fit_vllm` simulates."""
-    choices = len(CORNERS) + 3  # as packaged, of all runs, and of each half, which serves the other
+    choices = len(ENDS) + 3  # as packaged, of all runs, and of each half, which serves the other
     return choices * sum(row.arrivals for row in tables.runs)
 
 
@@ -131,23 +128,28 @@ def fit_vllm(tables: Tables, simulate: Simulate) -> VllmFit:
         tables: what is fitted.
         simulate: returns the measures of each run.
     """
-    corners = [_values(tables, corner) for corner in CORNERS]
-    packaged = shipped(*corners[0])
-    served = _served(simulate, [(values, tables.runs) for values in (*corners, packaged)])
+    steps = fit_all_steps(tables)
+    excess_s = _first_token_excess_s(tables.steps)
+
+    def values_at(share: float) -> Values:
+        return steps[0].values | rounded({PROMPT: share * excess_s, API: (1 - share) * excess_s})
+
+    ends = [values_at(share) for share in ENDS]
+    packaged = shipped(*ends[0])
+    served = _served(simulate, [(values, tables.runs) for values in (*ends, packaged)])
     halves = halved(tables.runs)
-    chosen = [_values(tables, _place(served[: len(CORNERS)], rows)) for rows in (tables.runs, *halves)]
+    chosen = [values_at(_share(served[: len(ENDS)], rows)) for rows in (tables.runs, *halves)]
     found = _served(simulate, list(zip(chosen, (tables.runs, *reversed(halves)), strict=True)))
     servers = [Outcome(chosen[0], found[0], ())]
     servers += [Outcome(values, (), unseen) for values, unseen in zip(chosen[1:], found[1:], strict=True)]
-    return VllmFit(fit_all_steps(tables), tuple(servers), served[-1])
+    return VllmFit(steps, tuple(servers), served[-1])
 
 
 def fit_all_steps(tables: Tables) -> tuple[Outcome, ...]:
-    """Return fits of all steps and of each half, with `enabled_s` as packaged."""
-    (enabled_s,) = shipped(ENABLED).values()
+    """Return fits of all steps and of each half."""
     first, second = halved(tables.steps)
     told = ((tables.steps, tables.other_steps), (first, second), (second, first))
-    return tuple(_steps_outcome(seen, unseen, fit_steps(seen, enabled_s)) for seen, unseen in told)
+    return tuple(_steps_outcome(seen, unseen, fit_steps(seen)) for seen, unseen in told)
 
 
 def halved(rows: Sequence[Row]) -> list[tuple[Row, ...]]:
@@ -166,14 +168,6 @@ def _steps_outcome(seen: Sequence[MicroRow], unseen: Sequence[MicroRow], values:
     return Outcome(values, step_measures(seen, values), step_measures(unseen, values))
 
 
-def _values(tables: Tables, place: Place) -> Values:
-    """Return all coefficients of one choice of `enabled_s` and the share of `prompt_s`."""
-    enabled_s, share = place
-    excess_s = _first_token_excess_s(tables.steps)
-    steps = fit_steps(tables.steps, enabled_s)
-    return steps | rounded({PROMPT: share * excess_s, API: (1 - share) * excess_s})
-
-
 def _first_token_excess_s(rows: Sequence[MicroRow]) -> float:
     """Return what the first token of one short prompt takes more than a step on an idle server, in the median."""
     alone = [(row.ttft_ms, row.itl_ms) for row in rows if row.batch == 1]
@@ -187,27 +181,20 @@ def _served(simulate: Simulate, choices: Sequence[tuple[Values, Sequence[RunRow]
     return [tuple(chain.from_iterable(islice(found, len(rows)))) for _, rows in choices]
 
 
-def _place(served: Sequence[Sequence[Measure]], rows: Sequence[RunRow]) -> Place:
-    """Return the choice between the corners that some runs ask for.
+def _share(served: Sequence[Sequence[Measure]], rows: Sequence[RunRow]) -> float:
+    """Return the share between the ends that some runs ask for.
 
     Args:
-        served: measures at each of `CORNERS`.
+        served: measures at each of `ENDS`.
         rows: runs that count.
     """
     from scipy.optimize import least_squares  # noqa: PLC0415 - slow to import
 
     names = {row.words for row in rows}
-    corners = np.stack([misses([one for one in measures if one.row in names]) for measures in served])
+    low, high = (np.asarray(misses([one for one in measures if one.row in names])) for measures in served)
 
     def missed(at: FloatArray) -> FloatArray:
-        return np.asarray(_weights(at) @ corners)
+        return np.asarray((1 - at) * low + at * high)
 
-    found = least_squares(missed, (0.5, 0.5), bounds=(0, 1), loss="soft_l1").x
-    enabled_s, share = (float(np.interp(at, (0, 1), ends)) for at, ends in zip(found, ENDS, strict=True))
-    return enabled_s, share
-
-
-def _weights(at: FloatArray) -> FloatArray:
-    """Return the weight of each of `CORNERS`: what is between them is linear in both."""
-    enabled, prompt = at
-    return np.outer((1 - enabled, enabled), (1 - prompt, prompt)).ravel()
+    at = float(least_squares(missed, 0.5, bounds=(0, 1), loss="soft_l1").x[0])
+    return float(np.interp(at, (0, 1), ENDS))

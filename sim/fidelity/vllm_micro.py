@@ -17,11 +17,12 @@ from sim.fidelity.vllm_server import HARDWARE, SYSTEM
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
 from sim.serving.ticks import to_seconds
+from sim.slot_kernels import Slots
 
 SET = "vllm-h100-microbench"
 MODELS = {"llama": "llama-3.1-8b", "qwen": "qwen-2.5-7b"}
 FITTED = "llama"  # its rows are the fit's; the other model is known by its dimensions alone
-LORA_COSTS = ("kernel", "lora_token_s", "padded_share", "active_s", "distinct_s", "enabled_s", "slot_s", "slot_token_s")
+LORA_COSTS = ("kernel", "lora_token_s", "padded_share", "active_s", "distinct_s", "enabled_s", "slot_block_s")
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -117,7 +118,8 @@ def step_s(row: MicroRow, trial: Trial = PACKAGED) -> float:
     costs = trial.engine or load_config(SYSTEM).config.costs
     engine = costs if row.max_loras else EngineCosts.model_validate(_without_lora(costs))
     gpu, model = trial.gpu or load_hardware(HARDWARE), load_model(MODELS[row.model])
-    law = CostModel(gpu, model, engine, modules=ALL_MODULES, slots=row.max_loras)
+    slots = Slots(row.max_loras, row.max_rank, ALL_MODULES)
+    law = CostModel(gpu, model, engine, modules=ALL_MODULES, slots=slots)
     expected = expected_distinct(row.active_adapters, row.batch)
     below = int(expected)
     return _decode_s(law, row, below) + (expected - below) * (

@@ -3,9 +3,10 @@
 For given FLOP/s a step is linear in every other coefficient, so non-negative least squares find those, and FLOP/s is
 searched. The columns are taken from the cost model itself: whatever its law is, that law is fitted.
 
-One direction is not seen by these times. LoRA is on in steps of one sequence and in steps of many with 300 slots, off
-in steps of many only: no time changes if `enabled_s` takes from `host_s`, `batched_s` gives it back to many sequences,
-and `slot_token_s` loses what is then too much with LoRA on. So `enabled_s` is given, and the others follow from it.
+One direction is hardly seen by these times. LoRA is on in steps of one sequence and in steps of many with 300 slots,
+off in steps of many only: times change little if `enabled_s` takes from `host_s`, `batched_s` gives it back to many
+sequences, and `slot_block_s` loses what is then too much with LoRA on. It is seen because one time of a block has to
+serve one sequence and many, which launch unlike numbers of them.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ OUTLIER = 0.02  # relative error from which a row counts linearly and no longer 
 SHARES, SHARES_APART = tuple(at / 100 for at in range(40, 95, 5)), 0.05  # of the peak's FLOP/s, where they are searched
 ROUNDS, STILL = 200, 1e-9  # of reweighting, and the change of a weight that ends it
 KV, FLOPS = "attention.kv_bytes_per_s", "dense.flops_per_s"
-HOST, PREFILL_HOST, ENABLED = "costs.host_s", "costs.prefill_host_s", "costs.enabled_s"
+HOST, PREFILL_HOST = "costs.host_s", "costs.prefill_host_s"
 SAMPLE, ELEMENTWISE = "costs.sample_s", "dense.elementwise_s_per_token"
 # Times that are searched, and an amount of each that is of its size.
 AMOUNTS = {
     HOST: 1e-3,
     "costs.batched_s": 1e-3,
-    "costs.slot_s": 1e-5,
-    "costs.slot_token_s": 1e-7,
+    "costs.slot_block_s": 1e-9,
+    "costs.enabled_s": 1e-3,
     "costs.distinct_s": 1e-4,
 }
 
@@ -59,7 +60,7 @@ def _packaged() -> tuple[Hardware, EngineCosts]:
     return load_hardware(HARDWARE), load_config(SYSTEM).config.costs
 
 
-def fit_steps(rows: Sequence[MicroRow], enabled_s: float) -> Values:
+def fit_steps(rows: Sequence[MicroRow]) -> Values:
     """Return the coefficients that published steps of one model ask for, by key; outliers count less.
 
     What a sequence adds beside its adapter is one number, split between sampling and elementwise work as in the
@@ -67,11 +68,10 @@ def fit_steps(rows: Sequence[MicroRow], enabled_s: float) -> Values:
 
     Args:
         rows: steps that have a time.
-        enabled_s: of an iteration with LoRA on, s.
     """
     from scipy.optimize import minimize_scalar  # noqa: PLC0415 - slow to import
 
-    steps, peak = _Steps(rows, enabled_s), _packaged()[0].peak_flops
+    steps, peak = _Steps(rows), _packaged()[0].peak_flops
 
     def loss(share: float) -> float:
         return steps.solved(share * peak)[1]
@@ -85,9 +85,9 @@ def fit_steps(rows: Sequence[MicroRow], enabled_s: float) -> Values:
 class _Steps:
     """Steps as a constant and columns, all as shares of the published times."""
 
-    def __init__(self, rows: Sequence[MicroRow], enabled_s: float) -> None:
+    def __init__(self, rows: Sequence[MicroRow]) -> None:
         self._rows, self._peak = rows, _packaged()[0].peak_hbm_bytes_per_s
-        self._none = dict.fromkeys((*AMOUNTS, SAMPLE, ELEMENTWISE), 0.0) | {ENABLED: enabled_s, KV: self._peak}
+        self._none = dict.fromkeys((*AMOUNTS, SAMPLE, ELEMENTWISE), 0.0) | {KV: self._peak}
         # A KV rate of half the peak adds as much to the peak's time as that is.
         amounts = [{key: amount} for key, amount in AMOUNTS.items()]
         amounts += [shipped(SAMPLE, ELEMENTWISE), {KV: self._peak / 2}]
@@ -114,8 +114,7 @@ class _Steps:
         *times, sequences, kv = found.tolist()
         values = {key: times[at] * amount for at, (key, amount) in enumerate(AMOUNTS.items())}
         values |= {key: sequences * value for key, value in shipped(SAMPLE, ELEMENTWISE).items()}
-        values |= {PREFILL_HOST: values[HOST], ENABLED: self._none[ENABLED]}
-        return values | {FLOPS: flops_per_s, KV: self._peak / (1 + kv)}
+        return values | {PREFILL_HOST: values[HOST], FLOPS: flops_per_s, KV: self._peak / (1 + kv)}
 
     def _shares(self, values: Values) -> FloatArray:
         trial = trial_of(values)
