@@ -32,6 +32,7 @@ def _bench(cells: Cells, start_key: str | None) -> list[Entry]:
     errors = cells.values.get("errors") or [""] * n
     latencies = _optional(cells.values, "latencies", n)
     names = _optional(cells.values, "lora_names", n)
+    ranks = _optional(cells.values, "lora_ranks", n)
     return [
         Entry(
             cells.line,
@@ -43,6 +44,7 @@ def _bench(cells: Cells, start_key: str | None) -> list[Entry]:
             float(ttfts[at]) + math.fsum(itls[at]) if latencies[at] is None else float(latencies[at]),
             _bench_failure(errors[at], int(outputs[at])),
             names[at],
+            int(ranks[at] or 0),
         )
         for at in range(n)
     ]
@@ -216,7 +218,7 @@ FORMATS: dict[str, Format] = {
         ("request_id",),
     ),
     # Written by `chameleon run --save-detailed`: no simulated time contains what lies between client and engine.
-    "chameleon-bench": Format(vllm_bench, "engine", "s", (*_ARRAYS, "start_times"), _MORE_ARRAYS),
+    "chameleon-bench": Format(vllm_bench, "engine", "s", (*_ARRAYS, "start_times"), (*_MORE_ARRAYS, "lora_ranks")),
     "table": Format(
         own_table,
         "engine",

@@ -10,12 +10,12 @@ import pytest
 
 from sim.config import Loaded, load_config
 from sim.experiments import replications
+from sim.experiments.bench_words import config_hash
 from sim.experiments.replications import (
     Task,
     Wanted,
     aggregate,
     attempt_all,
-    config_hash,
     finished,
     perform,
     perform_all,

@@ -59,6 +59,7 @@ TAIL = [
     "slo_attainment_by_metric",
     "goodput_slos_ms",
     "lora_names",
+    "lora_ranks",
     "sim",
 ]
 
@@ -185,6 +186,17 @@ def test_the_gaps_of_a_stopped_request_are_left_empty() -> None:
     stopped = Run(shorter, run.records, (0, 1000), run.predicted_tokens, "fifo", "a40", "llama", 7)
     found = vllm_bench(stopped, summarise(stopped), META, detailed=True)
     assert found["itls"] == [[], [1.0], []]
+    assert found["sim"]["itls_missing"] == 1
+
+
+def test_the_gaps_of_all_completed_requests_are_there_where_none_was_stopped() -> None:
+    assert bench(detailed=True)["sim"]["itls_missing"] == 0
+
+
+def test_intervals_that_were_wanted_are_told() -> None:
+    run = tiny()
+    summary = summarise(run) | {"bootstrap": {"ttft_ms": {"p99": 1.0}}}
+    assert vllm_bench(run, summary, META)["sim"]["ci"] == {"ttft_ms": {"p99": 1.0}}
 
 
 def test_a_request_without_decode_steps_has_no_gaps() -> None:
@@ -198,6 +210,7 @@ def test_a_request_without_decode_steps_has_no_gaps() -> None:
 
 def test_every_request_names_its_adapter_and_the_base_model_is_null() -> None:
     assert bench()["lora_names"] == ["small", None, "small"]
+    assert bench()["lora_ranks"] == [8, 0, 8]
 
 
 def test_without_objectives_there_is_no_goodput() -> None:
@@ -230,7 +243,7 @@ def test_an_unknown_objective_is_an_error() -> None:
 
 def test_what_vllm_does_not_know_is_under_one_key() -> None:
     policy = {"cache": "lru", "scheduler": "fifo"}
-    found = bench(BenchMeta(date="", config_hash="abc", policy=policy, ci={"p99_ttft_ms": [1, 2]}))["sim"]
+    found = bench(BenchMeta(date="", config_hash="abc", policy=policy))["sim"]
     assert list(found) == ["schema_version", "config_hash", "seed", "policy", "lora", "ci"]
     assert found["policy"] == {"cache": "lru", "scheduler": "fifo", "prefetch": None, "params": None}
     assert (found["config_hash"], found["seed"], found["lora"]["num_adapters"]) == ("abc", 7, 1)

@@ -169,6 +169,8 @@ def capacity(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
 def _loaded(names: list[str], sets: list[str] | None, flags: tuple[Any, ...]) -> list[Loaded]:
     """Return a configuration for each system; a trace file without a rate gets one, so that the rate can be turned."""
+    from sim.experiments.replications import check_seeds  # noqa: PLC0415 - pandas is slow to import
+
     workload, trace, requests, scale, seed, hardware, model = flags
     rate = None if trace is None else 1.0
     extra = options.overrides(workload, trace, rate, requests, scale, seed, hardware, model)
@@ -180,6 +182,7 @@ def _loaded(names: list[str], sets: list[str] | None, flags: tuple[Any, ...]) ->
     if len(set(known)) < len(known):
         msg = f"capacity needs systems of different names, got {', '.join(known)}"
         raise ValueError(msg)
+    check_seeds(found)
     return found
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from hashlib import sha256
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from sim.config import Loaded, RunConfig
-from sim.experiments.policy_words import policy_words
+from sim.experiments.bench_words import bench_meta, objectives_ms
 from sim.experiments.run import execute
 from sim.models import load_model
 from sim.results import timeline
@@ -22,10 +19,8 @@ from sim.results.output_folder import check_out
 from sim.results.result import Result
 from sim.results.rundir import RunData, read_run
 from sim.results.summary import Summary
-from sim.results.vllm_bench import BenchMeta, goodput
+from sim.results.vllm_bench import goodput
 from sim.statistics import Interval, mean_interval
-from sim.trace import Trace
-from sim.workload.arrivals import GammaArrivals
 from sim.workload.making import make_trace
 
 METRICS = ("ttft_ms", "tpot_ms", "itl_ms", "e2el_ms")
@@ -63,6 +58,19 @@ class Failure(NamedTuple):
     """Why a run could not be made."""
 
     reason: str
+
+
+def check_seeds(systems: Iterable[Loaded]) -> None:
+    """Refuse systems whose files start from different seeds: they are compared seed by seed.
+
+    Raises:
+        ValueError: if they do.
+    """
+    seeds = {one.config.name: one.config.seed for one in systems}
+    if len(set(seeds.values())) > 1:
+        told = ", ".join(f"{name} {seed}" for name, seed in seeds.items())
+        msg = f"systems are compared seed by seed, and their files have different ones: {told}; --seed sets all"
+        raise ValueError(msg)
 
 
 def with_seed(loaded: Loaded, seed: int) -> Loaded:
@@ -107,16 +115,12 @@ def _tasks(loaded: Loaded, reps: int, out: Path | None, wanted: Wanted) -> list[
 def perform(task: Task) -> Summary:
     """Run one task, or read what an earlier start of the very same task has left.
 
-    Its summary also has `trace_notes`, what was done to the rows of the trace, and `first_rejection`, a reason or None;
-    where they are wanted, `goodput` and `bootstrap`.
+    Where they are wanted, its summary also has `goodput` and `bootstrap`.
     """
     found = finished(task)
     if found is not None:
         return found
     result = execute(task.loaded)
-    result.summary["trace_notes"] = [[what, rows] for what, rows in result.run.trace.notes]
-    reasons = (reason for records in result.run.records for reason in records.rejections.values())
-    result.summary["first_rejection"] = next(reasons, None)
     if task.wanted.slos_ms:
         result.summary["goodput"] = goodput(result.run, result.summary, dict(task.wanted.slos_ms))
     if "bootstrap" in task.wanted.parts:
@@ -157,28 +161,8 @@ def _all(do: Callable[[Task], Done], tasks: Sequence[Task], jobs: int) -> Iterat
 
 def save(result: Result, config: RunConfig, directory: Path, wanted: Wanted = NOTHING_ELSE) -> Path:
     """Write a run directory with what `vllm_bench.json` tells beside the results."""
-    rate = config.workload.rate_per_s
-    meta = BenchMeta(
-        date=datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
-        label=wanted.label or config.name,
-        request_rate=own_rate(result.run.trace) if rate is None else rate,
-        burstiness=_burstiness(config),
-        max_concurrency=config.client.max_concurrency,
-        slos_ms=_slos_ms(config, wanted),
-        config_hash=config_hash(config),
-        policy=policy_words(config),
-    )
+    meta = bench_meta(config, result.run.trace, label=wanted.label, slos_ms=wanted.slos_ms)
     return result.save(directory, meta, detailed="detailed" in wanted.parts, timeline="timeline" in wanted.parts)
-
-
-def _slos_ms(config: RunConfig, wanted: Wanted) -> dict[str, float]:
-    return dict(wanted.slos_ms) or {"ttft": config.ttft_slo_s * 1e3}
-
-
-def config_hash(config: RunConfig) -> str:
-    """Return a key of the resolved configuration: the same values, the same key."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return sha256(text.encode()).hexdigest()[:16]
 
 
 def intervals(summaries: Sequence[Summary]) -> dict[str, dict[str, Interval]]:
@@ -233,12 +217,6 @@ def _spelt_out(one: Interval) -> dict[str, float | int | None]:
     return {"mean": one.estimate, "ci95_low": one.low, "ci95_high": one.high, "n_reps": one.n}
 
 
-def _burstiness(config: RunConfig) -> float:
-    """Return vLLM's word for how even arrivals are: 1/cv^2 of gamma gaps, 1 for Poisson and what has no such number."""
-    arrivals = config.workload.arrivals
-    return 1 / arrivals.cv**2 if isinstance(arrivals, GammaArrivals) else 1.0
-
-
 def varied_parts(loaded: Loaded) -> list[str]:
     """Return what differs between the workloads of two seeds: arrivals, lengths, adapters.
 
@@ -253,12 +231,6 @@ def varied_parts(loaded: Loaded) -> list[str]:
         "adapters": (one.adapter, other.adapter),
     }
     return [name for name, (first, second) in parts.items() if not np.array_equal(first, second)]
-
-
-def own_rate(trace: Trace) -> float:
-    """Return the requests/s of a trace's own stamps; infinite if all came at once."""
-    span_s = float(trace.arrival_s[-1] - trace.arrival_s[0]) if len(trace) > 1 else 0.0
-    return (len(trace) - 1) / span_s if span_s else float("inf")
 
 
 def finished(task: Task) -> Summary | None:
@@ -283,7 +255,7 @@ def _tells(run: RunData, task: Task) -> bool:
     config, wanted = task.loaded.config, task.wanted
     told = (run.bench["label"], run.bench["goodput_slos_ms"])
     return (
-        told == (wanted.label or config.name, _slos_ms(config, wanted))
+        told == (wanted.label or config.name, objectives_ms(config, wanted.slos_ms))
         and ("detailed" not in wanted.parts or "ttfts" in run.bench)
         and ("bootstrap" not in wanted.parts or "bootstrap" in run.summary)
         and ("timeline" not in wanted.parts or (run.directory / timeline.FILE).exists())

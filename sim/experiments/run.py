@@ -14,6 +14,7 @@ import numpy as np
 
 from sim.build import Deployment, deploy, play
 from sim.config import Loaded, RunConfig, load_config
+from sim.experiments.bench_words import bench_meta
 from sim.experiments.faults import told_of_answers, told_of_code
 from sim.files.yamlfile import ConfigError
 from sim.hardware import Hardware
@@ -172,4 +173,4 @@ def result_of(deployment: Deployment, *records: Records) -> Result:
         isolated=partial(isolated_ticks, deployment.trace, deployment.costs, deployment.options),
         cost_warnings=_warnings(config, hardware, records),
     )
-    return Result(outcome, config.model_dump(mode="json"))
+    return Result(outcome, config.model_dump(mode="json"), meta=bench_meta(config, deployment.trace))

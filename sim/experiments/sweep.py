@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from sim.config import Loaded, RunConfig, load_config
 from sim.experiments.axes import Axis, Setting, settings
-from sim.experiments.replications import Failure, Task, attempt_all, own_rate, perform_all, with_seed
+from sim.experiments.bench_words import own_rate
+from sim.experiments.replications import Failure, Task, attempt_all, check_seeds, perform_all, with_seed
 from sim.results.summary import Summary
 from sim.statistics import Interval, mean_interval, relative_reduction
 from sim.workload.making import make_trace
@@ -108,7 +109,7 @@ def cells(
 
     Raises:
         ConfigError: if a configuration is wrong.
-        ValueError: if two systems bear the same name, or a change sets the rate.
+        ValueError: if two systems bear the same name, start from different seeds, or a change sets the rate.
     """
     points = [
         (chosen, _loaded(system, rate, [*changes, *(f"{key}={value}" for key, value in chosen)], extra or {}))
@@ -116,7 +117,9 @@ def cells(
         for chosen in settings(axes)
         for system in systems
     ]
-    _check_names([loaded.config.name for _, loaded in points[: len(systems)]])
+    first = [loaded for _, loaded in points[: len(systems)]]
+    _check_names([loaded.config.name for loaded in first])
+    check_seeds(first)
     placed = [(chosen, loaded, _offered_rate(loaded)) for chosen, loaded in points]
     return [
         _cell(loaded, rate, chosen, loaded.config.seed + rep, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from math import ceil
 from os import PathLike
@@ -78,13 +77,20 @@ class Result:
     Attributes:
         run: the raw outcome.
         config: the resolved configuration that led to it.
+        meta: what `vllm_bench.json` tells beside the results.
         timeseries_step_s: seconds between rows of `timeseries`; None: 1, or more where a run is very long.
     """
 
     def __init__(
-        self, run: Run, config: Mapping[str, Any] | None = None, *, timeseries_step_s: float | None = None
+        self,
+        run: Run,
+        config: Mapping[str, Any] | None = None,
+        *,
+        meta: BenchMeta | None = None,
+        timeseries_step_s: float | None = None,
     ) -> None:
         self.run = run
+        self.meta = meta or BenchMeta()
         self.config = dict(config or {})
         self.timeseries_step_s = timeseries_step_s
 
@@ -123,17 +129,16 @@ class Result:
 
         Args:
             directory: where the files go; an earlier run there is replaced.
-            meta: what `vllm_bench.json` cannot know from the run; by default the date is now.
+            meta: what `vllm_bench.json` tells beside the results; by default the result's own.
             detailed: whether `vllm_bench.json` gets one entry per request.
             timeline: whether `timeline.json.gz` is written too; see `sim.results.timeline`.
 
         Raises:
             ValueError: if the directory holds something else.
         """
-        meta = meta or BenchMeta(date=datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
         requests = self.requests if "requests" in vars(self) else frames.requests_in_parts(self.run)
         tables = {"requests": requests, "adapters": self.adapters, "timeseries": self.timeseries}
-        bench = vllm_bench(self.run, self.summary, meta, detailed=detailed)
+        bench = vllm_bench(self.run, self.summary, meta or self.meta, detailed=detailed)
         env = environment(self.config, seed=self.run.seed, hardware=self.run.hardware)
         extras = {timelines.FILE: partial(timelines.write_timeline, self.run)} if timeline else {}
         return write_run(directory, self.config, self.summary, tables, bench, env, extras)

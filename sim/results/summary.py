@@ -82,6 +82,8 @@ def summarise(run: Run) -> Summary:
         "iterations": _iterations(run.records),
         "preemption": _preemption(offered),
         "stability": _stability_of(offered),
+        "trace_notes": [[what, rows] for what, rows in run.trace.notes],
+        "first_rejection": next((reason for one in run.records for reason in one.rejections.values()), None),
         "idle_settings": list(run.idle_settings),
         "costs": {"origins": dict(run.cost_origins), "warnings": list(run.cost_warnings)},
         "slo": _slo(run.ttft_slo_s, ttft_s[completed], len(run.trace)),

@@ -6,8 +6,9 @@ Keys, order and definitions are vLLM's: latencies in ms over completed requests,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class BenchMeta:
     """What the file tells and a run does not know.
 
     Attributes:
-        date: when the run was made, as YYYYmmdd-HHMMSS.
+        date: when the run was made, as YYYYmmdd-HHMMSS; None: when it is written.
         label: name in plots; by default the system's.
         request_rate: offered requests per second; infinite if all came at once.
         burstiness: shape of the gamma-distributed gaps between arrivals; 1 is Poisson.
@@ -40,10 +41,9 @@ class BenchMeta:
         slos_ms: objectives that make a request good, by `ttft`, `tpot` and `e2el`.
         config_hash: key of the resolved configuration.
         policy: names by seam, and under `params` all parameters by seam.
-        ci: intervals over replications, by metric.
     """
 
-    date: str
+    date: str | None = None
     label: str | None = None
     request_rate: float = math.inf
     burstiness: float = 1.0
@@ -51,7 +51,6 @@ class BenchMeta:
     slos_ms: Mapping[str, float] = field(default_factory=dict)
     config_hash: str | None = None
     policy: Mapping[str, Any] = field(default_factory=dict)
-    ci: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.slos_ms) - set(JUDGED))
@@ -68,19 +67,23 @@ def vllm_bench(run: Run, summary: Summary, meta: BenchMeta, *, detailed: bool = 
         summary: its summary.
         meta: what the run does not know.
         detailed: adds the parallel arrays, one entry per offered request; those of requests that were not completed are
-            zero, with a reason in `errors`. The gaps of a request that was stopped are not known: its `itls` is empty.
+            zero, with a reason in `errors`. The gaps of a request that was stopped are not known: its `itls` is empty,
+            and `sim.itls_missing` counts these.
     """
     offered = Offered(run.trace, run.records)
     good = within(offered, meta.slos_ms)
     bench = _head(run, summary, meta)
     bench |= _totals(offered, summary, good.get("all"))
     bench |= _latencies(summary)
-    if detailed:
-        bench |= _arrays(offered)
-    bench |= _goodput(good, meta.slos_ms)
+    arrays = _arrays(offered) if detailed else {}
+    bench |= arrays | _goodput(good, meta.slos_ms)
     names = np.array([None if spec is None else spec.id for spec in run.trace.palette], dtype=object)
     bench["lora_names"] = names[run.trace.adapter].tolist()
+    ranks = np.array([0 if spec is None else spec.rank for spec in run.trace.palette])
+    bench["lora_ranks"] = ranks[run.trace.adapter].tolist()
     bench["sim"] = _sim(run, summary, meta)
+    if detailed:
+        bench["sim"]["itls_missing"] = _missing(offered, arrays["itls"])
     return bench
 
 
@@ -98,7 +101,7 @@ def goodput(run: Run, summary: Summary, slos_ms: Mapping[str, float]) -> dict[st
 
 def _head(run: Run, summary: Summary, meta: BenchMeta) -> dict[str, Any]:
     return {
-        "date": meta.date,
+        "date": meta.date or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
         "endpoint_type": "sim",
         "backend": "sim",
         "label": meta.label or run.system,
@@ -222,6 +225,12 @@ def _token_gaps_s(offered: Offered) -> list[list[float]]:
     return gaps
 
 
+def _missing(offered: Offered, gaps: Sequence[Sequence[float]]) -> int:
+    """Return how many completed requests of several tokens have no gaps."""
+    several = offered.completed & (offered.trace.output_tokens > 1)
+    return sum(not gaps[place] for place in np.flatnonzero(several).tolist())
+
+
 def _step_ends(records: Records) -> tuple[IntArray, IntArray]:
     """Return the tick at which each decode step ended, and the number of steps before each segment (and after all)."""
     segments = records.segments
@@ -248,5 +257,5 @@ def _sim(run: Run, summary: Summary, meta: BenchMeta) -> dict[str, Any]:
             "pcie_utilisation": link["utilisation"],
             "evictions": adapters["evictions"],
         },
-        "ci": dict(meta.ci),
+        "ci": summary.get("bootstrap", {}),
     }
