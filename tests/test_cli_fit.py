@@ -130,7 +130,7 @@ def test_a_fit_of_v0_writes_an_engine_with_what_all_runs_say(v0_data: Path, tmp_
     assert said.code == 0
     assert {path.name for path in out.iterdir()} == {"kept", "fit_v0.json", "vllm-v0.yaml"}
     (told,) = json.loads((out / "fit_v0.json").read_text())
-    assert (told["target"], told["set"]) == ("vllm-v0", "vllm-lora-h100-7b")
+    assert (told["target"], told["set"]) == ("vllm-v0", "vllm-v0-h100")
     costs = EngineCosts.model_validate(load(out / "vllm-v0.yaml").tree["costs"], strict=False)
     values = {key: value for key, value in told["values"][0].items() if key.startswith("costs.")}
     assert {key: getattr(costs, key[6:]) for key in values} == pytest.approx(values, rel=1e-3)

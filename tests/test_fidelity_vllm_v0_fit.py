@@ -53,8 +53,8 @@ def test_each_number_moves_what_it_is_the_cost_of() -> None:
 
 def test_a_run_is_held_against_every_aim_of_its_set() -> None:
     measures = Evaluation((V0Run(run()),), PLAN.trial(BELIEVED)).measures()
-    assert {one.metric for one in measures} == set(AIMS["vllm-lora-h100-7b"])
-    assert {(one.set, one.row) for one in measures} == {("vllm-lora-h100-7b", run().words)}
+    assert {one.metric for one in measures} == set(AIMS["vllm-v0-h100"]) == {"ttft_p50", "ttft_mean", "tpot_mean"}
+    assert {(one.set, one.row) for one in measures} == {("vllm-v0-h100", run().words)}
 
 
 def test_a_metric_that_was_not_measured_is_not_compared() -> None:

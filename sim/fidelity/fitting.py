@@ -17,6 +17,7 @@ from sim.hardware import Hardware
 
 # Steps of the differences, in spreads. A queue's outcome is rough in the small: the first steps look over it.
 STEPS = ((0.1, 8), (0.04, 12))  # and how many evaluations of the gradient they get
+SIMPLEX, SIMPLEX_EVALUATIONS = 0.5, 100  # how far its first corners are from the priors, in spreads
 
 
 class Coefficient(NamedTuple):
@@ -84,6 +85,33 @@ def fit(coefficients: Sequence[Coefficient], misses: Misses) -> Values:
         )
         moves = found.x
     return _values(coefficients, moves - 1)
+
+
+def fit_rough(coefficients: Sequence[Coefficient], misses: Misses) -> Values:
+    """Return the same as `fit` where outcomes jump, as the tail of a server near its capacity does: by a simplex.
+
+    Differences of what jumps say nothing of where to go; a simplex compares outcomes alone.
+
+    Args:
+        coefficients: what may be moved.
+        misses: the errors that some values of them lead to.
+    """
+    from scipy.optimize import minimize  # noqa: PLC0415 - slow to import
+
+    known: dict[tuple[float, ...], float] = {}
+
+    def loss(moves: FloatArray) -> float:
+        values = _values(coefficients, moves)
+        key = tuple(values.values())
+        if key not in known:
+            residuals = np.append(misses(values), moves)
+            known[key] = float((np.sqrt(1 + residuals**2) - 1).sum())
+        return known[key]
+
+    start = np.vstack([np.zeros(len(coefficients)), SIMPLEX * np.eye(len(coefficients))])
+    bounds = [(None, math.log(one.upper / one.prior) / one.spread) for one in coefficients]
+    options = {"initial_simplex": start, "maxfev": SIMPLEX_EVALUATIONS, "xatol": 0.02, "fatol": 0.02}
+    return _values(coefficients, minimize(loss, start[0], method="Nelder-Mead", bounds=bounds, options=options).x)
 
 
 def _values(coefficients: Sequence[Coefficient], moves: FloatArray) -> Values:

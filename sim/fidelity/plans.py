@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from sim.fidelity import kept
 from sim.fidelity.aims import AIMS
 from sim.fidelity.fit_progress import Part, Watch, looking
-from sim.fidelity.fitting import Coefficient, Outcome, Trial, Values, fit, misses
+from sim.fidelity.fitting import Coefficient, Misses, Outcome, Trial, Values, fit, misses
 from sim.fidelity.measures import Measure
 
 GRADIENTS = 10  # of a fit, about
@@ -55,12 +55,14 @@ class Plan(NamedTuple):
         target: the packaged profile or system that the coefficients belong to.
         coefficients: what may be moved.
         trial: what some values of them are simulated as.
+        search: how they are found.
     """
 
     set: str
     target: str
     coefficients: tuple[Coefficient, ...]
     trial: Callable[[Values], Trial]
+    search: Callable[[Sequence[Coefficient], Misses], Values] = fit
 
     @property
     def is_of_an_engine(self) -> bool:
@@ -179,7 +181,7 @@ def carry_out(split: Split, keep: Path | None = None) -> Outcome:
         evaluation = Evaluation(runs, plan.trial(values))
         return kept.made(folder, evaluation, evaluation.measures)
 
-    values = fit(plan.coefficients, lambda values: misses(measures(split.fitted, values)))
+    values = plan.search(plan.coefficients, lambda values: misses(measures(split.fitted, values)))
     return Outcome(values, tuple(measures(split.fitted, values)), tuple(measures(split.unseen, values)))
 
 
