@@ -88,9 +88,11 @@ class Facts:
         max_output_tokens: longest output of the workload (Chameleon's MaxOutput).
         max_adapter_bytes: largest adapter of the workload (Chameleon's MaxAdapterSize).
         ttft_slo_s: service-level objective for time to first token.
-        load_s: seconds that the link is busy with one adapter.
+        load_s: seconds that the link is busy with one adapter; not in it are a read from disk before, and adapters that
+            have to come back because every slot was in use.
         running_requests: limit on admitted requests.
-        distinct_adapters: limit on distinct adapters of admitted requests, by option or by the number of slots.
+        distinct_adapters: limit on distinct adapters of admitted requests, by option or by the number of slots; where
+            the base model takes a slot it counts as one, and `Refusal.ADAPTERS` meets its requests too.
         adapters: every adapter that is registered with the deployment.
         prefill_s: seconds of a prefill iteration over one prompt, from its tokens and its adapter's rank (0: none).
         decode_s: seconds of one decode step over a batch, from the adapter of each request, KV reads left out.
@@ -153,7 +155,11 @@ class Batch(Protocol):
         """Whether the adapter (None: the base model) could be used now without a load."""
 
     def wait_s(self, request: Request) -> float:
-        """Predicted seconds until running requests have freed what this request lacks (infinite if never)."""
+        """Predicted seconds until running requests have freed the memory that this request lacks (infinite if never).
+
+        Ask after a refusal for memory: one that lacks none is told when the first of them ends, and limits other than
+        memory are not looked at.
+        """
 
     def execution_s(self, request: Request) -> float:
         """Predicted seconds of prefill and decode of this request, by its predicted length."""

@@ -28,12 +28,14 @@ def _offer(request: Request) -> Turn:  # noqa: ARG001 - the rule that looks at n
 class Lines:
     """Waiting requests, one line per adapter; a ticket says whose turn it is among all.
 
-    Tickets go by arrival, but a request that was stopped goes before all others, as in the engine's own queue.
+    Tickets go by arrival, but a request that was stopped goes before all others, as in the engine's own queue, or else
+    behind them.
     """
 
-    __slots__ = ("_admitted", "_back", "_front", "_lines", "waiting")
+    __slots__ = ("_admitted", "_back", "_front", "_lines", "_stopped_first", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, *, stopped_first: bool = True) -> None:
+        self._stopped_first = stopped_first
         self.waiting: set[Request] = set()
         self._lines: dict[Adapter | None, deque[tuple[int, Request]]] = {}
         self._admitted: set[Request] = set()
@@ -49,10 +51,10 @@ class Lines:
         return len(self.waiting)
 
     def add(self, request: Request) -> None:
-        """Put a new request at the end of its line, a stopped one before all others."""
+        """Put a new request at the end of its line, a stopped one before or behind all others."""
         self.waiting.add(request)
         line = self._lines.setdefault(request.adapter, deque())
-        if request in self._admitted:
+        if self._stopped_first and request in self._admitted:
             self._front -= 1
             line.appendleft((self._front, request))
         else:

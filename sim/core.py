@@ -258,7 +258,7 @@ class Core:
             limit = options.batch_prompt_tokens
             return f"a prompt of {job.prompt_tokens} tokens exceeds the {limit} of one prefill iteration"
         blocks = -(-(job.prompt_tokens + job.output_tokens) // options.block_tokens)
-        return self.memory.limits.why_not(blocks * options.block_tokens, 0 if job.slot is None else job.slot.size)
+        return self.memory.limits.why_not(blocks * options.block_tokens, self.adapters.size_of(job.slot))
 
     def _fetch_ahead(self, now: int) -> None:
         counts_steps = self.adapters.prefetch_steps is not None

@@ -86,8 +86,8 @@ class CostModel:
         parallel: Parallel = ONE_GPU,
     ) -> None:
         copies, operations = loading.copies, loading.ops_per_adapter
-        if not (math.isfinite(copies) and copies > 0) or operations < 0 or slots.count < 0:
-            msg = f"need copies > 0, ops_per_adapter and slots >= 0, got {copies}, {operations} and {slots.count}"
+        if not (math.isfinite(copies) and copies > 0) or operations < 0 or slots.places < 0:
+            msg = f"need copies > 0, ops_per_adapter and slots >= 0, got {copies}, {operations} and {slots.places}"
             raise ValueError(msg)
         modules = tuple(modules)
         hardware = parallel.as_one(hardware)

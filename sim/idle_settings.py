@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sim.mechanism import Adapters, Admission, Limits, Memory
+from sim.mechanism import Limits, Memory, Section
 
 if TYPE_CHECKING:
     from sim.config import RunConfig
@@ -17,24 +17,44 @@ def idle_settings(config: RunConfig) -> list[str]:
 
 
 def _idle(config: RunConfig) -> Iterator[tuple[str, str]]:
-    adapters, plain = config.adapters, Adapters()
+    adapters = config.adapters
     if adapters.memory != "slots" and config.loading.returns_per_slot:
         yield "loading.returns_per_slot", f"adapters.memory: {adapters.memory}"
     if adapters.memory != "slots":
-        for key in ("slots", "slot_modules", "max_rank"):
-            if getattr(adapters, key) != getattr(plain, key):
-                yield f"adapters.{key}", f"adapters.memory: {adapters.memory}"
+        for key in _changed(adapters, "slots", "slot_modules", "max_rank", "base_slot"):
+            yield f"adapters.{key}", f"adapters.memory: {adapters.memory}"
     if adapters.memory != "reserved" and adapters.reserved_bytes is not None:
         yield "adapters.reserved_bytes", f"adapters.memory: {adapters.memory}"
+    yield from _idle_loading(config)
     yield from _idle_limits(config)
     yield from _idle_growth(config)
     if config.replicas == 1 and config.router.get("kind") != "round-robin":
         yield "router", "replicas: 1"
+    if config.parallel.tensor == 1:
+        for key in _changed(config.parallel, "all_reduce_bytes_per_s", "all_reduce_s"):
+            yield f"parallel.{key}", "parallel.tensor: 1"
+
+
+def _idle_loading(config: RunConfig) -> Iterator[tuple[str, str]]:
+    adapters, loading = config.adapters, config.loading
+    if adapters.host_bytes is None and adapters.host_adapters is None:
+        for key in _changed(adapters, "host_starts_warm"):
+            yield f"adapters.{key}", "host RAM for all adapters (adapters.host_bytes, adapters.host_adapters)"
+        for key in _changed(loading, "disk_bytes_per_s", "disk_latency_s"):
+            yield f"loading.{key}", "host RAM for all adapters (adapters.host_bytes, adapters.host_adapters)"
+    if loading.mode != "cpu_assisted":
+        for key in _changed(loading, "groups", "cpu_token_s", "slowdown"):
+            yield f"loading.{key}", f"loading.mode: {loading.mode}"
+
+
+def _changed(section: Section, *keys: str) -> Iterator[str]:
+    """Yield those of some keys that are not as they are by default."""
+    yield from (key for key in keys if getattr(section, key) != type(section).model_fields[key].default)
 
 
 def _idle_limits(config: RunConfig) -> Iterator[tuple[str, str]]:
-    limits, plain = config.limits, Limits()
-    if config.prefill != "chunked" and limits.step_tokens != plain.step_tokens:
+    limits = config.limits
+    if config.prefill != "chunked" and limits.step_tokens != Limits().step_tokens:
         yield "limits.step_tokens", f"prefill: {config.prefill}"
     if config.prefill == "separate" and limits.prefills_per_step is not None:
         yield "limits.prefills_per_step", "prefill: separate"
@@ -43,11 +63,10 @@ def _idle_limits(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _idle_growth(config: RunConfig) -> Iterator[tuple[str, str]]:
-    admission, plain = config.admission, Admission()
+    admission = config.admission
     if admission.reserve == "peak":
-        for key in ("watermark", "shortage"):
-            if getattr(admission, key) != getattr(plain, key):
-                yield f"admission.{key}", "admission.reserve: peak"
+        for key in _changed(admission, "watermark", "shortage", "victim"):
+            yield f"admission.{key}", "admission.reserve: peak"
     if "swap" not in {admission.shortage, admission.preempted} and config.memory.swap_bytes != Memory().swap_bytes:
         yield "memory.swap_bytes", "neither admission.shortage nor admission.preempted: swap"
     if config.memory.reuses_blocks and not _may_recompute(config):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sim.models import DEFAULT_MODULES, canonical_modules
-from sim.serving.options import Preempted, Reserve, Shortage
+from sim.serving.options import Preempted, Reserve, Shortage, Victim
 
 LONGEST_S = 1e6  # of one thing that takes time: eleven days
 
@@ -35,6 +35,11 @@ class Admission(Section):
     watermark: Share = Field(0.0, description="share of the KV pool that admission leaves free, with on_demand")
     preempted: Preempted = Field("recompute", description="where the KV of a request stays that the scheduler stops")
     shortage: Shortage = Field("recompute", description="what becomes of the KV of a request that memory stops")
+    victim: Victim = Field(
+        "last_admitted",
+        description="whom a lack of memory stops first: the last admitted, or the one with the fewest output tokens so "
+        "far and, of several, the longest prompt (SGLang)",
+    )
     idle_poll_s: Seconds = Field(0.0, description="an empty engine looks for work only this often; 0: at once")
 
 
@@ -81,6 +86,10 @@ class Adapters(Section):
     )
     slots: Count | None = Field(None, description="number of slots; only with memory: slots")
     max_rank: Count | None = Field(None, description="rank of a slot; None: the largest of the workload")
+    base_slot: bool = Field(
+        default=False,
+        description="admitted requests without an adapter take a slot together (SGLang); only with memory: slots",
+    )
     modules: Modules = Field(DEFAULT_MODULES, description="projections that every adapter targets")
     slot_modules: Modules | None = Field(
         None,

@@ -22,12 +22,12 @@ class Slots(NamedTuple):
     """Places of one size for adapters.
 
     Attributes:
-        count: how many.
+        places: how many.
         rank: that each has room for.
         modules: projections that each has room for.
     """
 
-    count: int = 0
+    places: int = 0
     rank: int = 0
     modules: tuple[str, ...] = DEFAULT_MODULES
 
@@ -44,7 +44,7 @@ def kernel_blocks(model: Model, slots: Slots, tokens: int, gpus: int = 1) -> int
         tokens: of the pass.
         gpus: that work as one.
     """
-    if not slots.count:
+    if not slots.places:
         return 0
     shapes = model.module_shapes
     splits = SHRINK_SPLITS if tokens < MANY_TOKENS else SHRINK_SPLITS_OF_MANY
@@ -53,4 +53,4 @@ def kernel_blocks(model: Model, slots: Slots, tokens: int, gpus: int = 1) -> int
     for group in FUSED:
         outputs = [shapes[one][1] / (gpus if one in SHARDED else 1) for one in group if one in slots.modules]
         expand += len(outputs) * math.ceil(max(outputs, default=0) / EXPAND_OUTPUTS)
-    return model.layers * (slots.count + 1) * (shrink + math.ceil(tokens / EXPAND_TOKENS) * expand)
+    return model.layers * (slots.places + 1) * (shrink + math.ceil(tokens / EXPAND_TOKENS) * expand)

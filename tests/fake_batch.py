@@ -78,6 +78,7 @@ class FakeBatch(Batch):
         adapters: int = MUCH,
         resident: Sequence[Adapter] = (),
         fetches: bool = True,
+        base_slot: bool = False,
         **changes: Any,
     ) -> None:
         self.scheduler = scheduler
@@ -86,6 +87,7 @@ class FakeBatch(Batch):
         self.adapters = adapters
         self.resident = set(resident)
         self.fetches = fetches
+        self.base_slot = base_slot
         self.waiting: list[Request] = []
         self.calls: list[tuple[str, Any]] = []
         self.coming: list[Adapter] = []
@@ -238,11 +240,11 @@ class FakeBatch(Batch):
 
     def _why_not(self, request: Request) -> Refusal | None:
         here = self._admitted
-        adapters = {one.adapter for one in here} - {None}
+        adapters = {one.adapter for one in (*here, request)} - (set() if self.base_slot else {None})
         rules: list[tuple[Refusal, Callable[[], bool]]] = [
             (Refusal.RUNNING, lambda: len(here) >= self.requests),
             (Refusal.MERGED, lambda: self._merged not in {None, request.adapter}),
-            (Refusal.ADAPTERS, lambda: len(adapters | {request.adapter} - {None}) > self.adapters),
+            (Refusal.ADAPTERS, lambda: len(adapters) > self.adapters),
             (Refusal.KV, lambda: sum(one.prompt_tokens for one in here) + request.prompt_tokens > self.tokens),
         ]
         return next((refusal for refusal, holds in rules if holds()), None)

@@ -160,6 +160,7 @@ def memory(draw: Random, largest_rank: int) -> Changes:
     kind = draw.choice(("unified", "unified", "idle", "reserved", "reserved", "reserved", "slots"))
     slots, rank = draw.choice((1, 1, 2, 8)), draw.choice((largest_rank, 256)) if kind == "slots" else largest_rank
     modules = draw.choice((None, ALL_MODULES)) if kind == "slots" else None
+    has_base_slot = kind == "slots" and draw.random() < 0.5
     region = slots * model.adapter_bytes(rank, modules or _own("slora").adapters.modules)
     tokens = draw.choice((500, 700, 1000, 2000))
     kv_bytes = tokens * model.kv_token_bytes
@@ -175,6 +176,8 @@ def memory(draw: Random, largest_rank: int) -> Changes:
         "adapters.slots": slots if kind == "slots" else None,
         "adapters.slot_modules": modules,
         "adapters.max_rank": rank if kind == "slots" else None,
+        "adapters.base_slot": has_base_slot,
+        **({"workload.base_share": 0.3} if has_base_slot else {}),
         "adapters.reserved_bytes": region if kind == "reserved" else None,
         **({} if kind == "slots" else some(draw, UNUSED_LAYOUT)),
     }
@@ -186,6 +189,7 @@ def reservation(draw: Random) -> Changes:
     return {
         "admission.reserve": kind,
         "admission.shortage": draw.choice(("recompute", "swap")),
+        "admission.victim": draw.choice(("last_admitted", "least_generated")),
         "memory.block_tokens": block_tokens,
         "prefill": draw.choice(("separate", "mixed", "chunked")),
     }

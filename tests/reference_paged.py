@@ -36,6 +36,8 @@ class Rules(NamedTuple):
     blocks_on_load: bool
     skips: bool
     reuses_blocks: bool
+    base_bytes: int | None  # of the slot that requests without an adapter take together; None: they need no slot
+    stops_least: bool  # who has the fewest tokens stops first, and not the last admitted
 
 
 @dataclass
@@ -160,7 +162,7 @@ class Reference:
         if len(self.admitted) + 1 > self.rules.running_requests:
             return "running"
         together = {other.adapter for other in [*self.admitted, row]}
-        if len(together - {None}) > self.rules.distinct_adapters:
+        if len(together - ({None} if self.rules.base_bytes is None else set())) > self.rules.distinct_adapters:
             return "adapters"
         if not has_prompt_room:
             return "tokens"
@@ -202,7 +204,8 @@ class Reference:
         return sum(self.kv_bytes(row.held + (grows and row.runs)) for row in self.admitted)
 
     def bytes_of(self, adapters: Iterable[int | None]) -> int:
-        return sum(self.adapters[adapter][1] for adapter in set(adapters) if adapter is not None)
+        base_bytes = self.rules.base_bytes or 0
+        return sum(base_bytes if adapter is None else self.adapters[adapter][1] for adapter in set(adapters))
 
     def fits(self, kv_bytes: int, adapters: Iterable[int | None], more_adapter_bytes: int = 0) -> bool:
         rules, adapter_bytes = self.rules, self.bytes_of(adapters) + more_adapter_bytes
@@ -211,18 +214,25 @@ class Reference:
         return kv_bytes + adapter_bytes <= rules.total_bytes
 
     @property
+    def placed(self) -> set[int | None]:
+        """Adapters in memory, and the base model if somebody uses it."""
+        return {*self.last_used, *(row.adapter for row in self.admitted if row.adapter is None)}
+
+    @property
     def idle(self) -> set[int]:
         return set(self.last_used) - {row.adapter for row in self.admitted} - set(self.in_flight())
 
     def has_stopped_some(self) -> bool:
-        """Stop requests, latest first, until evicting all idle adapters would give all that run their next token."""
+        """Stop requests until evicting all idle adapters would give all that run their next token."""
         before = len(self.waiting)
-        while not self.fits(self.kv_bytes_of_all(grows=True), set(self.last_used) - self.idle):
-            self.stop([row for row in self.admitted if (row.lands or 0) <= self.now][-1])
+        while not self.fits(self.kv_bytes_of_all(grows=True), self.placed - self.idle):
+            latest_first = [row for row in reversed(self.admitted) if (row.lands or 0) <= self.now]
+            least = min(latest_first, key=lambda row: (row.generated, -row.prompt))
+            self.stop(least if self.rules.stops_least else latest_first[0])
         return len(self.waiting) > before
 
     def make_room(self, adapter_bytes: int = 0, *, grows: bool = False) -> None:
-        while not self.fits(self.kv_bytes_of_all(grows=grows), self.last_used, adapter_bytes):
+        while not self.fits(self.kv_bytes_of_all(grows=grows), self.placed, adapter_bytes):
             self.evict(self.idle)
 
     def evict(self, idle: set[int]) -> None:

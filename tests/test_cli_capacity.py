@@ -119,6 +119,16 @@ def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
     assert "warning: chameleon: even 0.01 requests/s is too much" in said.err
 
 
+def test_what_an_answer_rests_on_is_told_and_kept(tmp_path: Path) -> None:
+    out = tmp_path / "capacity.json"
+    odd = ("--hardware", "a100-80", "--set", "adapters.reserved_bytes=5", "--out", out)
+    told = [chameleon(*COARSE, "--p99-ttft-s", "1", *odd).err for _ in range(2)]  # the second reads the file
+    for said in told:
+        assert "cost coefficients of a100-80: dense fitted" in said
+        assert said.count("warning: host times are x 2.997") == 1
+        assert "warning: adapters.reserved_bytes has no effect with adapters.memory" in said
+
+
 def test_a_queue_that_grows_at_the_answer_is_warned_of() -> None:
     said = chameleon(*COARSE, "--p99-ttft-s", "500", "--max-rate", "100")
     assert "which then depends on how long the run is" in said.err

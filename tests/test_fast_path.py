@@ -184,8 +184,10 @@ def mechanism(draw: Draw) -> dict[str, Any]:
         "watermark_bytes": one_of(draw, 0, 20),
         "preempted": one_of(draw, "recompute", "swap", "keep"),
         "shortage": one_of(draw, "recompute", "swap"),
+        "victim": one_of(draw, "last_admitted", "least_generated"),
         "swap_bytes": one_of(draw, 100, 1 << 40),
         "reuses_blocks": one_of(draw, False, True),
+        "base_slot": one_of(draw, False, True),
         "slot_rank": one_of(draw, 0, 32),
         "early_start": one_of(
             draw, None, None, EarlyStart(4), EarlyStart(4, groups=2, cpu_token_ticks=US, slowdown=1.07)

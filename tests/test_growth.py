@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,27 @@ def test_the_last_admitted_is_stopped_and_computes_its_prompt_and_tokens_again()
     # Five steps together; the first needs 14 more, and the other starts again where it was.
     first_end = 100 + 19 * 1000
     assert column(records, "finish") == [first_end, first_end + 100 + 13 * 1000]
+
+
+def stopped_by(victim: str, requests: Sequence[tuple[int, int, int, int | None]]) -> list[int]:
+    late = {"adapters": [(8, 1)], "blocks_on_load": False, "mechanism": {"victim": victim}}
+    slow_link = RoundCosts(100, 0, 1000, 0, 0, 0, load_base=5_000, load_byte=0)
+    _, records = play(replace(world(requests, total_bytes=45, **late), costs=slow_link))
+    assert column(records, "status") == [0] * len(requests)
+    return [number for number, times in enumerate(column(records, "preemptions")) if times]
+
+
+def test_with_least_generated_the_one_with_the_fewest_tokens_stops_whoever_came_last() -> None:
+    # The first waits for its adapter while the second, admitted after it, decodes.
+    rows = [(0, 10, 20, 0), (0, 10, 20, None)]
+    assert stopped_by("last_admitted", rows) == [1]
+    assert stopped_by("least_generated", rows) == [0]
+
+
+def test_of_several_with_as_few_tokens_the_longest_prompt_stops_and_of_these_the_last() -> None:
+    assert stopped_by("last_admitted", [(0, 11, 20, None), (0, 10, 20, None)]) == [1]
+    assert stopped_by("least_generated", [(0, 11, 20, None), (0, 10, 20, None)]) == [0]
+    assert stopped_by("least_generated", [(0, 10, 20, None), (0, 10, 20, None)]) == [1]
 
 
 def test_the_pause_of_a_stopped_request_is_a_gap_between_its_tokens() -> None:

@@ -16,6 +16,9 @@ def test_no_packaged_system_has_a_setting_that_idles(system: str) -> None:
     assert idle_settings(load_config(system).config) == []
 
 
+ALL_IN_HOST = "host RAM for all adapters (adapters.host_bytes, adapters.host_adapters)"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -25,6 +28,11 @@ def test_no_packaged_system_has_a_setting_that_idles(system: str) -> None:
         ("limits.prefills_per_step=1", "limits.prefills_per_step has no effect with prefill: separate"),
         ("admission.watermark=0.1", "admission.watermark has no effect with admission.reserve: peak"),
         ("router=affinity", "router has no effect with replicas: 1"),
+        ("loading.disk_bytes_per_s=2e7", f"loading.disk_bytes_per_s has no effect with {ALL_IN_HOST}"),
+        ("adapters.host_starts_warm=false", f"adapters.host_starts_warm has no effect with {ALL_IN_HOST}"),
+        ("loading.slowdown=1.5", "loading.slowdown has no effect with loading.mode: blocking"),
+        ("parallel.all_reduce_s=1e-5", "parallel.all_reduce_s has no effect with parallel.tensor: 1"),
+        ("admission.victim=least_generated", "admission.victim has no effect with admission.reserve: peak"),
     ],
 )
 def test_a_setting_that_idles_is_told_with_the_reason(change: str, said: str) -> None:
@@ -40,6 +48,10 @@ def test_a_setting_that_idles_is_told_with_the_reason(change: str, said: str) ->
         ("slora", (), "adapters.reserved_bytes=1000000"),
         ("slora", (), "limits.step_tokens=64"),
         ("slora", (), "admission.watermark=0.1"),
+        ("slora", (), "loading.disk_bytes_per_s=2e7"),
+        ("slora", (), "adapters.host_starts_warm=false"),
+        ("slora", (), "loading.cpu_token_s=1e-3"),
+        ("vllm", (), "parallel.all_reduce_bytes_per_s=1e9"),
     ],
 )
 def test_a_setting_that_idles_changes_nothing(system: str, others: tuple[str, ...], change: str) -> None:
@@ -50,6 +62,7 @@ def test_a_setting_that_idles_changes_nothing(system: str, others: tuple[str, ..
 
 def test_a_setting_that_acts_is_not_told() -> None:
     assert idle_settings(load_config("vllm", ["adapters.slots=4", "limits.step_tokens=64"]).config) == []
+    assert idle_settings(load_config("slora", ["adapters.host_adapters=4", "loading.disk_latency_s=1"]).config) == []
 
 
 def test_the_command_warns_and_the_summary_keeps_it() -> None:

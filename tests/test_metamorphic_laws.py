@@ -138,6 +138,7 @@ def test_slots_of_one_rank_are_a_region_that_holds_as_many(one: Configuration) -
             "limits.distinct_adapters": 2,
             "adapters.max_rank": None,
             "adapters.slots": 2,
+            "adapters.base_slot": False,
             "costs.kernel": "bgmv",
             "costs.padded_share": 1.0,
             "adapters.slot_modules": None,
@@ -159,6 +160,13 @@ def test_with_memory_for_all_every_cache_is_the_same(one: Configuration, cache: 
 
 
 # --- what changes nothing ---
+
+
+@in_drawn(FEW)
+def test_a_slot_for_the_base_model_matters_to_nobody_where_all_requests_have_adapters(one: Configuration) -> None:
+    slots = {"adapters.memory": "slots", "adapters.slots": 2, "adapters.max_rank": None}
+    adapted = one.but({**AMPLE, **slots, "workload.adapters": 10, "workload.base_share": 0})
+    assert_alike(adapted, {"adapters.base_slot": True}, {"adapters.base_slot": False})
 
 
 @in_drawn(COUNT * 2, where=lambda one: bool(idle_settings(one.config)))

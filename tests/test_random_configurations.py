@@ -99,6 +99,7 @@ def test_nothing_is_held_when_all_have_left(one: Configuration) -> None:
         slots = core.adapters.slots.values()
         assert not any((core.waiting, core.live, core.running, core.joining, core.kept))
         assert (core.memory.kv_bytes, core.stops.swapped_bytes, core.stops.kept_bytes) == (0, 0, 0)
+        assert core.memory.base_bytes == core.adapters.base_users == 0
         assert all(slot.users == (slot is core.merged) and slot.queued == 0 for slot in slots)
         assert all(slot.ready for slot in slots if slot.held)
 

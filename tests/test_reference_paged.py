@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policies.scheduling import FCFS
 from policies.skipping import SkipAdapters
+from sim.serving.options import Victim
 from sim.serving.records import NEVER
 from sim.serving.shape import Load
 from tests.reference_paged import Reference, Row, Rules
@@ -51,6 +52,7 @@ def worlds(draw: st.DrawFn) -> World:
     kv = draw(st.sampled_from([100, 150, 250, 600]))
     mechanism = draw(mechanisms(kv))
     memory = draw(in_slots(adapters, kv) if mechanism["slot_rank"] else shared(adapters, kv))
+    mechanism["base_slot"] = "slot_bytes" in memory and draw(st.booleans())
     if (memory["kv_limit_bytes"] or 0) + (memory["adapter_limit_bytes"] or 0) == memory["total_bytes"]:
         mechanism["reuses_blocks"] = draw(st.booleans())  # elsewhere the reference cannot tell where adapters lie
     return World(
@@ -86,6 +88,7 @@ def mechanisms(draw: st.DrawFn, kv_bytes: int) -> dict[str, Any]:
         "slot_rank": draw(st.sampled_from([0, 32])),
         "shortage": draw(st.sampled_from(["recompute", "swap"])),
         "swap_bytes": draw(st.sampled_from([60, 10_000])),
+        "victim": draw(st.sampled_from(["last_admitted", "least_generated"])),
     }
 
 
@@ -132,6 +135,8 @@ def reference(world: World) -> Reference:
         blocks_on_load=world.blocks_on_load,
         skips=world.scheduler is SkipAdapters,
         reuses_blocks=mechanism.get("reuses_blocks", False),
+        base_bytes=world.slot_bytes if mechanism.get("base_slot") else None,
+        stops_least=mechanism.get("victim") == "least_generated",
     )
     places = [(rank, world.slot_bytes or size) for rank, size in world.adapters]
     rows = [Row(i, *request) for i, request in enumerate(world.requests)]
@@ -253,6 +258,7 @@ def test_a_crowded_world_meets_everything_that_the_reference_can_tell(
         {"prefills_per_step": 1},
         {"shortage": "swap"},
         {"reuses_blocks": True},
+        {"base_slot": True},
     ],
 )
 def test_the_two_disagree_when_the_rules_differ(change: dict[str, Any]) -> None:
@@ -261,3 +267,10 @@ def test_the_two_disagree_when_the_rules_differ(change: dict[str, Any]) -> None:
 
 def test_the_two_disagree_when_nobody_is_skipped() -> None:
     assert told_by_the_reference(crowded()) != told_by_the_product(replace(crowded(), scheduler=FCFS))
+
+
+def test_the_two_disagree_on_who_stops_where_the_longest_prompt_is_not_the_newest() -> None:
+    requests = crowded().requests[:-1]
+    shorter_and_shorter = [(when, 40 - prompt, output, adapter) for when, prompt, output, adapter in requests]
+    last, least = (replace(crowded(victim=victim), requests=shorter_and_shorter) for victim in get_args(Victim))
+    assert told_by_the_reference(least) == told_by_the_product(least) != told_by_the_reference(last)

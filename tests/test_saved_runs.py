@@ -11,7 +11,7 @@ import pytest
 import sim
 from tests.commands import chameleon
 
-SMALL = ("--requests", 40, "--rate", 9)
+SMALL = ("--requests", "40", "--rate", "9")
 
 
 def system_with_seed(folder: Path, seed: int, name: str = "mine") -> Path:
@@ -27,7 +27,7 @@ def told(directory: Path) -> dict[str, Any]:
 
 
 def test_the_configuration_of_a_saved_run_repeats_it_with_its_seed(tmp_path: Path) -> None:
-    chameleon("run", "slora", *SMALL, "--reps", 2, "--out", tmp_path / "two")
+    chameleon("run", "slora", *SMALL, "--reps", "2", "--out", tmp_path / "two")
     saved = tmp_path / "two" / "seed-1"
     assert chameleon("run", saved / "config.yaml", "--out", tmp_path / "again").code == 0
     one, other = ((where / "requests.parquet").read_bytes() for where in (saved, tmp_path / "again"))
@@ -39,15 +39,15 @@ def test_a_seed_that_is_given_stands_in_place_of_the_files(tmp_path: Path) -> No
     mine = system_with_seed(tmp_path, 7)
     seeds = [
         json.loads(chameleon("run", mine, *SMALL, *flags, "--json").out)["seed"]
-        for flags in ((), ("--seed", 2), ("--set", "seed=5"))
+        for flags in ((), ("--seed", "2"), ("--set", "seed=5"))
     ]
     assert seeds == [7, 2, 5]
 
 
-@pytest.mark.parametrize("command", [("sweep", "--rates", 5), ("capacity", "--p99-ttft-s", 1)])
-def test_systems_of_different_seeds_are_not_compared(tmp_path: Path, command: tuple[object, ...]) -> None:
+@pytest.mark.parametrize("command", [("sweep", "--rates", "5"), ("capacity", "--p99-ttft-s", "1")])
+def test_systems_of_different_seeds_are_not_compared(tmp_path: Path, command: tuple[str, ...]) -> None:
     mine = system_with_seed(tmp_path, 7)
-    said = chameleon(*command, "--system", "slora", "--system", mine, "--requests", 40)
+    said = chameleon(*command, "--system", "slora", "--system", mine, "--requests", "40")
     assert said.code == 2
     assert "have different ones: slora 0, mine 7; --seed sets all" in said.err
 
@@ -63,6 +63,6 @@ def test_systems_of_different_seeds_are_not_compared(tmp_path: Path, command: tu
 def test_a_result_saves_what_the_command_writes(tmp_path: Path, words: dict[str, Any]) -> None:
     sim.run("slora", **words).save(tmp_path / "python")
     changes = [text for change in words.get("changes", ()) for text in ("--set", change)]
-    chameleon("run", "slora", *SMALL, "--seed", words.get("seed", 0), *changes, "--out", tmp_path / "command")
+    chameleon("run", "slora", *SMALL, "--seed", str(words.get("seed", 0)), *changes, "--out", tmp_path / "command")
     assert told(tmp_path / "python") == told(tmp_path / "command")
     assert told(tmp_path / "python")["bench"]["request_rate"] == 9.0

@@ -47,6 +47,17 @@ def test_a_stopped_request_goes_before_those_that_have_not_run() -> None:
     assert batch.admitted() == [1]
 
 
+def test_a_request_that_sglang_stopped_waits_behind_all_others() -> None:
+    batch = FakeBatch(SGLang(), resident=[A, B], requests=2)
+    batch.arrive(request(0, A), stopped := request(1, B), request(2, B))
+    batch.fill()
+    batch.prefill()
+    batch.stop(stopped)
+    assert batch.admitted() == [2]
+    batch.requests = 3
+    assert batch.admitted() == [1]
+
+
 def test_a_round_held_twice_admits_nobody_more() -> None:
     batch = FakeBatch(SkipAdapters(), adapters=1)
     batch.arrive(request(0, A), request(1, B), request(2, A))
@@ -92,6 +103,15 @@ def test_a_copy_that_ended_long_ago_lets_the_next_start_also_after_a_round_witho
     batch.resident.discard(A)
     batch.arrive(request(4, A))
     assert batch.fill() == [("add", 2), ("fetch", "b")]
+
+
+def test_with_background_loads_the_base_model_takes_a_slot_beside_those_that_run_or_come() -> None:
+    batch = FakeBatch(SGLang(resident_only=True), adapters=2, resident=[A])
+    batch.arrive(request(0, A), request(1, B), request(2, None))
+    assert batch.fill() == [("add", 0), ("fetch", "b")]
+    batch = FakeBatch(SGLang(resident_only=True), adapters=2, resident=[A])
+    batch.arrive(request(0, A), request(1, None), request(2, B))
+    assert batch.fill() == [("add", 0), ("add", 1)]
 
 
 def test_without_background_loads_the_batch_waits_for_the_load() -> None:
@@ -177,6 +197,37 @@ def test_an_adapter_of_the_batch_may_starve_too_and_who_has_waited_longest_is_he
     batch.wake(3.5)  # and A for C
     batch.arrive(request(5, A, at_s=3.4, predicted=500))
     assert batch.admitted(3.5) == []
+
+
+def test_the_base_model_starves_and_drains_like_an_adapter() -> None:
+    batch = FakeBatch(SGLang(drain_wait_s=2.0), adapters=2, resident=[A, B], base_slot=True)
+    batch.arrive(request(0, A, predicted=100), request(1, None, predicted=30))
+    batch.fill()
+    batch.prefill()
+    batch.arrive(request(2, B, at_s=1.0))
+    batch.wake()
+    batch.arrive(request(3, None, at_s=3.0, predicted=90), request(4, A, at_s=3.0, predicted=90))
+    assert batch.admitted(3.0) == [4]
+    batch.finish(batch.running[1])
+    assert batch.admitted(3.1) == [2]
+    batch.wake()
+    batch.fill(5.0)
+    assert batch.scheduler._drainer._drains_for == {B: None}  # type: ignore[attr-defined]
+
+
+def test_a_stopped_request_starves_by_its_second_wait() -> None:
+    batch = FakeBatch(SGLang(drain_wait_s=2.0), adapters=1, resident=[A, B], requests=2)
+    batch.arrive(request(0, A, predicted=100), stopped := request(1, A, predicted=100))
+    batch.fill()
+    batch.prefill()
+    batch.stop(stopped, now=5.0)
+    batch.requests = 1
+    assert batch.scheduler.wakes_at_s() == 7.0
+    batch.fill(6.9)
+    assert batch.scheduler._drainer._drains_for == {}  # type: ignore[attr-defined]
+    batch.wake()
+    batch.fill(7.0)
+    assert batch.scheduler._drainer._drains_for == {A: A}  # type: ignore[attr-defined]
 
 
 def test_nothing_drains_while_a_slot_is_free() -> None:

@@ -300,6 +300,12 @@ def test_a_system_is_compared_with_the_first_at_the_same_setting() -> None:
     assert cuts == [None, 0.5, None, 0.1]
 
 
+def test_a_single_system_is_compared_with_its_first_setting_at_the_same_rate() -> None:
+    found = plan(["slora"], reps=1, axes=parse_axes(["workload.adapters=10,50"]))
+    table = rows([ran(cell, p99=p99) for cell, p99 in zip(found, (100.0, 50.0), strict=True)])
+    assert [None if row.p99_cut is None else round(row.p99_cut.estimate, 9) for row in table] == [None, 0.5]
+
+
 def test_a_cell_that_failed_has_a_row_with_the_reason_and_no_numbers() -> None:
     good, bad = plan(reps=1)
     first, second = records(rows([ran(good, p99=1.0), (bad, Failure("out of luck"))]))

@@ -251,8 +251,9 @@ def _show(found: list[Answer], loaded: list[Loaded], objective: Objective, dial:
         typer.echo(json.dumps(content(rows, objective, dial, is_whole=True), indent=2))
     else:
         typer.echo(_text(rows, loaded[0], objective, dial))
-    for warning in _warnings(rows, dial):
-        typer.echo(f"warning: {warning}", err=True)
+    remarks = (remark for row in rows for remark in row.answers[0].remarks)
+    for remark in dict.fromkeys([*remarks, *(f"warning: {warning}" for warning in _warnings(rows, dial))]):
+        typer.echo(remark, err=True)
 
 
 def _text(rows: list[Line], first: Loaded, objective: Objective, dial: Dial) -> str:

@@ -63,8 +63,8 @@ def compare(
 
 
 def _warnings(sides: list[Side], seeds: list[int]) -> list[str]:
-    from sim.cli.origins import cpu_warnings  # noqa: PLC0415 - pydantic is slow to import
     from sim.experiments.comparison import is_paired  # noqa: PLC0415
+    from sim.results.remarks import cpu_warnings  # noqa: PLC0415 - pydantic is slow to import
 
     found = cpu_warnings(run.summary for side in sides for run in side.runs.values())
     if not is_paired(sides, seeds):

@@ -122,7 +122,7 @@ def _tell(summaries: list[Summary], workload: WorkloadConfig) -> None:
 
 
 def _warnings(summary: Summary) -> list[str]:
-    found = list(summary["costs"]["warnings"])
+    found = []
     rejected, offered = summary["requests"]["rejected"], summary["requests"]["offered"]
     if rejected:
         share = "all" if rejected == offered else f"{rejected} of"

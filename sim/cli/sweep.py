@@ -248,7 +248,9 @@ def _tell_failures(finished: list[tuple[Cell, Outcome]]) -> bool:
 def _text(found: list[Row], note: str, missing: int) -> str:
     keys = [key for key, _ in found[0].settings]
     slo = next((f" <= {row.slo_s:g} s" for row in found if row.slo_s is not None), "")
-    measures = ["P50 TTFT (ms)", "P99 TTFT (ms)", f"P99 vs {found[0].system}", f"TTFT{slo} (%)", "queue"]
+    is_one = len({row.system for row in found}) == 1
+    beside = ", ".join(value for _, value in found[0].settings) if is_one and keys else found[0].system
+    measures = ["P50 TTFT (ms)", "P99 TTFT (ms)", f"P99 vs {beside}", f"TTFT{slo} (%)", "queue"]
     width = max(len(row.system) for row in found)
     body, before = [], None
     for row in found:

@@ -113,6 +113,11 @@ class Answer(NamedTuple):
     queue: str | None
     probes: tuple[Probe, ...]
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the seconds of the last load that was tried rest on."""
+        return self.probes[-1].remarks if self.probes else ()
+
 
 def search(question: Question, key: str | None = None) -> Answer:
     """Return the answer to one question.

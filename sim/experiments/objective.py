@@ -8,6 +8,7 @@ from sim.config import Loaded
 from sim.experiments.replications import replace_config
 from sim.experiments.run import execute
 from sim.results.metrics import Offered
+from sim.results.remarks import remarks
 from sim.results.result import Result
 from sim.results.vllm_bench import within
 
@@ -52,6 +53,7 @@ class Probe(NamedTuple):
         p99_ttft_ms, p99_tpot_ms: over completed requests; None: there were none.
         attainment: share of offered requests within every bound.
         queue: stable, backlogged or overloaded; but for stable the answer depends on how long the run was.
+        remarks: what its seconds rest on, see `sim.results.remarks`.
     """
 
     rate_per_s: float | None
@@ -61,6 +63,7 @@ class Probe(NamedTuple):
     p99_tpot_ms: float | None
     attainment: float
     queue: str
+    remarks: tuple[str, ...] = ()
 
 
 def at_rate(loaded: Loaded, rate_per_s: float) -> Loaded:
@@ -85,6 +88,7 @@ def probe(loaded: Loaded, objective: Objective) -> Probe:
         p99_tpot_ms=metrics["tpot_ms"]["p99"],
         attainment=attainment,
         queue=result.summary["stability"]["verdict"],
+        remarks=tuple(remarks([result.summary])),
     )
 
 

@@ -53,11 +53,12 @@ class Row:
         offered, completed: requests of all runs together.
         slo_s: objective for the time to first token.
         p50_ms, p99_ms: time to first token of completed requests.
-        p99_cut: reduction of that P99 against the first system, paired by seed; None for the first system itself.
+        p99_cut: reduction of that P99, paired by seed, against the first system; where there is but one, against its
+            first setting at the same rate. None for that itself.
         attainment: share of offered requests within the objective.
         hit_rate: share of requests that found their adapter on the GPU.
         verdicts: how many runs had a stable, backlogged or overloaded queue.
-        tpot_p99_ms: time per output token of completed requests.
+        tpot_mean_ms, tpot_p99_ms: time per output token of completed requests.
         throughput: completed requests/s.
         settings: keys that are varied, and their values here.
         error: why a run could not be made; None if all of them were.
@@ -75,6 +76,7 @@ class Row:
     attainment: Interval | None
     hit_rate: Interval | None
     verdicts: Mapping[str, int]
+    tpot_mean_ms: Interval | None = None
     tpot_p99_ms: Interval | None = None
     throughput: Interval | None = None
     settings: tuple[Setting, ...] = ()
@@ -197,9 +199,14 @@ def rows(finished: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
             errors.setdefault(place, outcome.reason)
         else:
             group[cell.task.loaded.config.seed] = outcome
-    first = next(iter(groups))[2] if groups else ""
     order = sorted(groups, key=lambda place: place[0])  # stable: the rest stays in the order of the plan
-    return [_row(place, groups[place], groups.get((*place[:2], first), {}), errors.get(place)) for place in order]
+    return [_row(place, groups[place], groups.get(_beside(place, groups), {}), errors.get(place)) for place in order]
+
+
+def _beside(place: _Place, groups: Mapping[_Place, object]) -> _Place:
+    """Return what a place is compared with: the first system, or of a single one its first setting."""
+    (_, settings, system), rate = next(iter(groups)), place[0]
+    return (rate, place[1], system) if len({one[2] for one in groups}) > 1 else (rate, settings, system)
 
 
 def _row(place: _Place, runs: Mapping[int, Summary], first: Mapping[int, Summary], error: str | None) -> Row:
@@ -217,6 +224,7 @@ def _row(place: _Place, runs: Mapping[int, Summary], first: Mapping[int, Summary
         attainment=_interval(summaries, lambda one: one["slo"]["attainment"]),
         hit_rate=_interval(summaries, lambda one: one["adapters"]["hit_rate"]),
         verdicts=Counter(one["stability"]["verdict"] for one in summaries),
+        tpot_mean_ms=_interval(summaries, lambda one: one["metrics"]["tpot_ms"]["mean"]),
         tpot_p99_ms=_interval(summaries, lambda one: one["metrics"]["tpot_ms"]["p99"]),
         throughput=_interval(summaries, lambda one: one["throughput"]["requests_per_s"]),
         settings=place[1],

@@ -30,6 +30,7 @@ def records(table: Sequence[Row]) -> Iterator[dict[str, Any]]:
             **_flat("ttft_p50_ms", row.p50_ms),
             **_flat("ttft_p99_ms", row.p99_ms),
             **_flat("ttft_p99_cut", row.p99_cut),
+            **_flat("tpot_mean_ms", row.tpot_mean_ms),
             **_flat("tpot_p99_ms", row.tpot_p99_ms),
             **_flat("requests_per_s", row.throughput),
             "slo_s": row.slo_s,

@@ -108,10 +108,20 @@ def fit_rough(coefficients: Sequence[Coefficient], misses: Misses) -> Values:
             known[key] = float((np.sqrt(1 + residuals**2) - 1).sum())
         return known[key]
 
-    start = np.vstack([np.zeros(len(coefficients)), SIMPLEX * np.eye(len(coefficients))])
-    bounds = [(None, math.log(one.upper / one.prior) / one.spread) for one in coefficients]
-    options = {"initial_simplex": start, "maxfev": SIMPLEX_EVALUATIONS, "xatol": 0.02, "fatol": 0.02}
-    return _values(coefficients, minimize(loss, start[0], method="Nelder-Mead", bounds=bounds, options=options).x)
+    origin = np.zeros(len(coefficients))
+    found = minimize(
+        loss,
+        origin,
+        method="Nelder-Mead",
+        bounds=[(-math.inf, math.log(one.upper / one.prior) / one.spread) for one in coefficients],
+        options={
+            "initial_simplex": np.vstack([origin, SIMPLEX * np.eye(len(coefficients))]),
+            "maxfev": SIMPLEX_EVALUATIONS,
+            "xatol": 0.02,
+            "fatol": 0.02,
+        },
+    )
+    return _values(coefficients, np.asarray(found.x))
 
 
 def _values(coefficients: Sequence[Coefficient], moves: FloatArray) -> Values:

@@ -57,7 +57,8 @@ class AdapterTraffic:
         ]
         self.slots = {slot.adapter: slot for slot in self.palette if slot is not None}
         self.missing = 0  # adapters that waiting requests need and that are not even on their way
-        self.active = 0  # distinct adapters of admitted requests
+        self.active = 0  # distinct adapters of admitted requests, the base model among them if it has a slot
+        self.base_users = 0  # admitted requests without an adapter
         self.asks = False  # whether something has changed since `prefetch` was last asked
         self.prefetch_steps = None if prefetch.asks_at_steps is None else tuple(sorted(prefetch.asks_at_steps))
         self.prefetches = type(prefetch).wanted is not Prefetch.wanted
@@ -69,6 +70,7 @@ class AdapterTraffic:
         self._changed = changed
         self._channel: Channel = "shared" if options.fair_link else "link"
         self._options = options
+        self._base_bytes = (limits.slot_bytes or 0) if options.base_slot else 0
         self._drops = type(cache).drops is not Cache.drops
         self._announces = type(cache).announced is not Cache.announced
         self._asked_at_step: int | None = None
@@ -110,6 +112,37 @@ class AdapterTraffic:
         """Take the adapter back from a request that has left the batch, or from another user."""
         self.memory.release(slot)
         self.active -= slot.users == 0
+
+    def base_joined(self) -> None:
+        """Take note that a request without an adapter is admitted; its memory is free."""
+        self.base_users += 1
+        if self.base_users == 1 and self._options.base_slot:
+            self.active += 1
+            self.memory.take_base(self._base_bytes)
+
+    def base_left(self) -> None:
+        """Take note that such a request has left; after the last one the base model's slot is anybody's."""
+        self.base_users -= 1
+        if not self.base_users and self._options.base_slot:
+            self.active -= 1
+            self.memory.take_base(0)
+
+    def is_used(self, slot: AdapterSlot | None) -> bool:
+        """Whether one more request with this adapter (None: without any) needs no place that others do not have."""
+        return slot.users > 0 if slot is not None else self.base_users > 0 or not self._options.base_slot
+
+    def is_last_user(self, slot: AdapterSlot | None) -> bool:
+        """Whether a place comes free if a request with this adapter (None: without any) leaves."""
+        return slot.users == 1 if slot is not None else self.base_users == 1 and self._options.base_slot
+
+    def size_of(self, slot: AdapterSlot | None) -> int:
+        """Return the bytes that an adapter (None: the base model) takes while it is used."""
+        return self._base_bytes if slot is None else slot.size
+
+    def absent_bytes(self, slot: AdapterSlot | None) -> int:
+        """Return the bytes that must be found before a request with this adapter (None: without any) is admitted."""
+        is_there = slot.held if slot is not None else self.base_users > 0
+        return 0 if is_there else self.size_of(slot)
 
     def demand(self, slot: AdapterSlot, job: Job, now: int) -> None:
         """Bring in the adapter that an admitted request lacks."""

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from policies.base import Adapter, Refusal, Request
-from sim.serving.job import AdapterSlot, Job
+from sim.serving.job import Job
 from sim.serving.reservation import Reservation
 
 if TYPE_CHECKING:
@@ -106,12 +106,13 @@ class Round:
         job, held = core.waiting[request.id], core.live[victim.id]
         if held not in core.running:
             return False
-        freed = self._freed_slot(held, job)
-        freed_bytes = 0 if freed is None else freed.size
+        adapters = core.adapters
+        frees = held.slot is not job.slot and adapters.is_last_user(held.slot)
+        freed_bytes = adapters.size_of(held.slot) if frees else 0
         new_bytes = self._new_bytes(job)
-        if core.adapters.active - (freed is not None) + (new_bytes > 0) > core.options.distinct_adapters:
+        if adapters.active - frees + (not adapters.is_used(job.slot)) > core.options.distinct_adapters:
             return False
-        absent = 0 if job.slot is None or job.slot.held else job.slot.size
+        absent = adapters.absent_bytes(job.slot)
         kv_bytes = self._kv_bytes(job) - core.kv.bytes_of(core.held_tokens(held))
         if not memory.can_make_room(kv_bytes + self._growth_bytes(job), absent - freed_bytes, keep=job.slot):
             return False
@@ -207,8 +208,7 @@ class Round:
             return Refusal.RUNNING
         if core.merged is not None and job.slot is not core.merged:
             return Refusal.MERGED
-        is_new = job.slot is not None and not job.slot.users
-        if is_new and core.adapters.active >= options.distinct_adapters:
+        if not core.adapters.is_used(job.slot) and core.adapters.active >= options.distinct_adapters:
             return Refusal.ADAPTERS
         if job.needs_prefill and not self._has_budget(job):
             return Refusal.PROMPT_TOKENS
@@ -239,7 +239,7 @@ class Round:
                 return Refusal.KV
         if memory.active_bytes + new > memory.adapter_limit:
             return Refusal.ADAPTER
-        absent = 0 if job.slot is None or job.slot.held else job.slot.size
+        absent = core.adapters.absent_bytes(job.slot)
         return None if memory.can_make_room(kv_bytes, absent, keep=job.slot) else Refusal.ADAPTER
 
     def _kept_tokens(self, job: Job) -> int:
@@ -277,15 +277,9 @@ class Round:
         if not self._core.seats.starts_late(job):  # else decoding alone changes nothing
             self._refused.append((peak, job, limit_tokens))
 
-    @staticmethod
-    def _freed_slot(held: Job, job: Job) -> AdapterSlot | None:
-        """Return the adapter that nobody would use if `held` stopped and `job` came; None if there is none."""
-        slot = held.slot
-        return slot if slot is not None and slot.users == 1 and slot is not job.slot else None
-
-    @staticmethod
-    def _new_bytes(job: Job) -> int:
-        return 0 if job.slot is None or job.slot.users else job.slot.size
+    def _new_bytes(self, job: Job) -> int:
+        adapters = self._core.adapters
+        return 0 if adapters.is_used(job.slot) else adapters.size_of(job.slot)
 
 
 def prompt_budget(core: Core) -> int:

@@ -53,7 +53,7 @@ class Forecast:
 
     def _wait_s(self, job: Job) -> float:
         core, memory = self._core, self._core.memory
-        adapter = 0 if job.slot is None or job.slot.held else job.slot.size
+        adapter = core.adapters.absent_bytes(job.slot)
         kv = 0 if job.kv == "gpu" else core.kv.bytes_of(job.base_tokens)
         lacking_kv = kv + memory.kv_bytes - memory.kv_limit
         lacking_adapter = adapter + memory.adapter_bytes - memory.idle_bytes - memory.adapter_limit if adapter else 0
@@ -68,14 +68,13 @@ class Forecast:
                 return steps * self.step_s()
         return inf
 
-    @staticmethod
-    def _freed(running: Job, job: Job, users: dict[object, int]) -> int:
+    def _freed(self, running: Job, job: Job, users: dict[object, int]) -> int:
         """Return the bytes of the adapter that nobody uses once this one has ended too."""
-        slot = running.slot
-        if slot is None or slot is job.slot:
+        slot, adapters = running.slot, self._core.adapters
+        if slot is job.slot:
             return 0
-        users[slot] = users.get(slot, slot.users) - 1
-        return 0 if users[slot] else slot.size
+        users[slot] = users.get(slot, adapters.base_users if slot is None else slot.users) - 1
+        return 0 if users[slot] else adapters.size_of(slot)
 
     def _left(self, job: Job) -> int:
         # A request that has outlived its prediction is expected to end with the next token.

@@ -22,7 +22,9 @@ def check_requests(core: Core) -> None:
         "adapter users": sum(slot.users for slot in slots),
         "queued adapter users": sum(slot.queued for slot in slots),
         "missing adapters": sum(slot.queued > 0 and not slot.held for slot in slots),
-        "adapters in use": sum(slot.users > 0 for slot in slots),
+        "adapters in use": sum(slot.users > 0 for slot in slots)
+        + (core.options.base_slot and core.adapters.base_users > 0),
+        "base users": sum(job.slot is None for job in core.live.values()),
         "decoding requests": core.shape.requests,
     }
     booked = {
@@ -35,6 +37,7 @@ def check_requests(core: Core) -> None:
         "queued adapter users": sum(job.slot is not None for job in core.waiting.values()),
         "missing adapters": core.adapters.missing,
         "adapters in use": core.adapters.active,
+        "base users": core.adapters.base_users,
         "decoding requests": len(core.running),
     }
     kept = {id_: job for id_, job in core.waiting.items() if job.kv == "gpu"}

@@ -67,8 +67,9 @@ class GpuMemory:
         self.adapter_limit = limits.adapter_limit_bytes
         self.token_bytes = limits.kv_token_bytes
         self.kv_bytes = 0
-        self.adapter_bytes = 0  # all held adapters, in flight included
-        self.active_bytes = 0  # adapters of admitted requests
+        self.adapter_bytes = 0  # all held adapters, in flight included, and the base model's slot
+        self.active_bytes = 0  # adapters of admitted requests, and the base model's slot
+        self.base_bytes = 0  # of that slot, while it is used
         self.idle_bytes = 0  # evictable now
         self.idle: dict[AdapterSlot, None] = {}
         self.held: dict[AdapterSlot, None] = {}
@@ -167,6 +168,13 @@ class GpuMemory:
                 self.idle[slot] = None
                 self.idle_bytes += slot.size
 
+    def take_base(self, size_bytes: int) -> None:
+        """Let the base model have a slot of so many bytes, 0 for none any more."""
+        self.adapter_bytes += size_bytes - self.base_bytes
+        self.active_bytes += size_bytes - self.base_bytes
+        self.base_bytes = size_bytes
+        self.changed = True
+
     def evict(self, slot: AdapterSlot, now: int) -> None:
         """Give back an idle adapter's bytes.
 
@@ -187,8 +195,8 @@ class GpuMemory:
 
     def check(self) -> None:
         """Raise RuntimeError with all numbers if the books do not balance."""
-        held = sum(slot.size for slot in self.held)
-        active = sum(slot.size for slot in self.held if slot.users)
+        held = self.base_bytes + sum(slot.size for slot in self.held)
+        active = self.base_bytes + sum(slot.size for slot in self.held if slot.users)
         idle = sum(slot.size for slot in self.held if slot.idle)
         books = (held, active, idle) == (self.adapter_bytes, self.active_bytes, self.idle_bytes)
         known = set(self.idle) == {slot for slot in self.held if slot.idle}

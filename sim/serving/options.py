@@ -11,6 +11,7 @@ Reserve = Literal["peak", "whole", "predicted", "on_demand"]
 PrefillMode = Literal["separate", "mixed", "chunked"]
 Preempted = Literal["recompute", "swap", "keep"]
 Shortage = Literal["recompute", "swap"]
+Victim = Literal["last_admitted", "least_generated"]
 
 UNLIMITED = 1 << 62
 
@@ -68,8 +69,10 @@ class EngineOptions:
         watermark_bytes: KV memory that admission leaves free where growth is on demand.
         preempted: where the KV of a request that the scheduler stops stays meanwhile.
         shortage: what becomes of the KV of a request that is stopped because memory ran out.
+        victim: who is stopped first then: the last admitted, or (SGLang) who has the fewest output tokens so far.
         swap_bytes: host memory for KV; what does not fit is recomputed.
         reuses_blocks: a stopped request that is recomputed keeps its first blocks as far as nobody has taken them.
+        base_slot: admitted requests without an adapter use a slot together, and count as one adapter (SGLang).
         slot_rank: rank that every adapter of a batch is computed at; 0: its own, or as the kernel pads.
         early_start: prefill before the adapter is there; None: wait for it.
         returning_loads: further loads of a load that is sent while admitted requests use every slot.
@@ -91,8 +94,10 @@ class EngineOptions:
     watermark_bytes: int = 0
     preempted: Preempted = "recompute"
     shortage: Shortage = "recompute"
+    victim: Victim = "last_admitted"
     swap_bytes: int = UNLIMITED
     reuses_blocks: bool = False
+    base_slot: bool = False
     slot_rank: int = 0
     early_start: EarlyStart | None = None
     returning_loads: int = 0

@@ -28,6 +28,8 @@ class Seats:
         source = BASE_MODEL if slot is None else core.adapters.acquire(slot, now)
         core.ledger.admitted(job, source, now)
         self._take_memory(job, now)
+        if slot is None:
+            core.adapters.base_joined()
         core.live[job.request.id] = job
         core.joining.append(job)
         job.is_admitted = True
@@ -96,7 +98,9 @@ class Seats:
         del core.live[job.request.id]
         core.peak.remove(job)
         core.memory.kv_bytes -= kv_bytes
-        if job.slot is not None:
+        if job.slot is None:
+            core.adapters.base_left()
+        else:
             core.adapters.release(job.slot)
 
     def leave_running(self, job: Job) -> None:
@@ -160,7 +164,7 @@ class Seats:
         if core.options.reuses_blocks and job.needs_prefill:
             job.prefilled = core.kv.reclaim(job)
             kv_bytes -= core.kv.bytes_of(job.prefilled)
-        absent = 0 if job.slot is None or job.slot.held else job.slot.size
+        absent = core.adapters.absent_bytes(job.slot)
         before = len(core.memory.held)
         has_room = core.memory.make_room(kv_bytes, absent, now)
         core.ledger.forced(before - len(core.memory.held))

@@ -51,7 +51,7 @@ class Stops:
             job.restart(base_tokens=job.prompt_tokens + generated, generated=generated, kv="none")
 
     def make_way(self, now: int) -> bool:
-        """Stop requests, last admitted first, until the batch can grow by a token; return whether any had to stop."""
+        """Stop requests, in the order of `victim`, until the batch can grow by a token; return whether any had to."""
         core = self._core
         stopped = False
         while core.running and not core.seats.could_grow():
@@ -92,12 +92,20 @@ class Stops:
         return size
 
     def _victims(self) -> Iterator[Job]:
-        # Those that hold memory without running go first, then the last admitted; the last one runs to its end. Where
+        # Those that hold memory without running go first, then the admitted; the last one runs to its end. Where
         # admission has planned for everybody's growth, only the former can stand in its way.
         core = self._core
         yield from reversed(core.kept.values())
         if core.grows_on_demand and len(core.live) > 1:
-            yield from (job for job in reversed(core.live.values()) if not job.kv_lands)
+            stoppable = (job for job in reversed(core.live.values()) if not job.kv_lands)
+            by_output = core.options.victim == "least_generated"
+            yield from sorted(stoppable, key=self._output_first) if by_output else stoppable
+
+    def _output_first(self, job: Job) -> tuple[int, int]:
+        """Return SGLang's rank of a victim (`_get_decode_retraction_order`), the lowest first; ties stay in order."""
+        core = self._core
+        generated = core.generated_tokens(job) if job in core.running else job.generated
+        return generated, -job.prompt_tokens
 
     def _give_way(self, job: Job, now: int) -> None:
         core = self._core
