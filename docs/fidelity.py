@@ -3,7 +3,8 @@
 chameleon validate all --thorough --data DIR --json measures.json
 chameleon fit slora --data DIR --out FOLDER
 chameleon fit vllm --data DIR --out FOLDER
-python docs/fidelity.py measures.json FOLDER/fit.json FOLDER/fit_vllm.json
+chameleon fit vllm-v0 --data DIR --out FOLDER
+python docs/fidelity.py measures.json FOLDER/fit.json FOLDER/fit_vllm.json FOLDER/fit_v0.json
 """  # noqa: INP001 - a script beside the page that it writes, no package
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ SETS = {
     "vllm-lora-h100-7b": Words(
         "an older vLLM with LoRA, taken for V0, Llama-2-7B, H100 of 64 GB, rank 16", "no: the other half was"
     ),
+    "vllm-v0-h100": Words("those of the same servers that kept up", "the other half was"),
     "vllm-h100-microbench": Words("decode steps of the same vLLM", "no: Qwen-2.5-7B, by its dimensions"),
     "vllm-rtx4090": Words(
         "vLLM 0.19 without LoRA, Llama-3.1-8B, RTX 4090, 300 logged requests", "no; single layers were"
@@ -189,7 +191,7 @@ def main() -> None:
     """Read both files and write the page."""
     parser = argparse.ArgumentParser(description="Write docs/fidelity.md.")
     parser.add_argument("measures", type=Path, help="what `chameleon validate all --json` wrote")
-    parser.add_argument("fits", type=Path, nargs="+", help="what `chameleon fit` wrote: fit.json, fit_vllm.json")
+    parser.add_argument("fits", type=Path, nargs="+", help="what `chameleon fit` wrote: fit.json, fit_vllm.json, fit_v0.json")
     given = parser.parse_args()
     fits = [one for path in given.fits for one in json.loads(path.read_text(encoding="utf-8"))]
     write_text(PAGE, page(read_measures(given.measures), fits))

@@ -77,13 +77,13 @@ def ranks_of(folder: Path) -> dict[str, int]:
 
 
 def test_what_lies_between_client_and_engine_is_added_against_a_client_s_clock(tmp_path: Path) -> None:
-    path = client_log(tmp_path, 2.0e-3)
+    path = client_log(tmp_path, 3.29e-3)
     report = run_compare(path, system="vllm", ranks=ranks_of(tmp_path), draws=20)
-    assert report["client_overhead_s"] == pytest.approx(2.0e-3)
+    assert report["client_overhead_s"] == pytest.approx(3.29e-3)
     assert (report["log"]["format"], report["log"]["clock"]) == ("vllm-bench", "client")
     metrics = report["sim_vs_real"]["metrics"]
     assert [metrics[name]["ape_p90"] for name in ("ttft_s", "tpot_s", "e2el_s")] == pytest.approx([0, 0, 0], abs=1e-6)
-    assert report["text"].splitlines()[1].startswith("client overhead added: 2.0 ms")
+    assert report["text"].splitlines()[1].startswith("client overhead added: 3.3 ms")
 
 
 def test_nothing_is_added_to_a_run_that_is_given(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 
 import sim
 from tests.commands import chameleon
 
+MEASURED = ["ttft_s", "e2el_s", "adapter_id", "adapter_load_bytes", "adapter_source"]
 SMALL = ("--requests", "40", "--rate", "9")
 
 
@@ -66,3 +69,14 @@ def test_a_result_saves_what_the_command_writes(tmp_path: Path, words: dict[str,
     chameleon("run", "slora", *SMALL, "--seed", str(words.get("seed", 0)), *changes, "--out", tmp_path / "command")
     assert told(tmp_path / "python") == told(tmp_path / "command")
     assert told(tmp_path / "python")["bench"]["request_rate"] == 9.0
+
+
+def test_a_trace_that_was_written_and_read_back_is_served_alike(tmp_path: Path) -> None:
+    drawn = ("--requests", "300", "--rate", "9")
+    chameleon("trace", "make", tmp_path / "made.csv", *drawn)
+    few = ("slora", "--set", "memory.kv_pool_tokens=4000")  # adapters leave, and ties between them are many
+    chameleon("run", *few, *drawn, "--out", tmp_path / "drawn")
+    chameleon("run", *few, "--trace", tmp_path / "made.csv", "--out", tmp_path / "read")
+    one, other = (pd.read_parquet(tmp_path / name / "requests.parquet") for name in ("drawn", "read"))
+    assert one["adapter_load_bytes"].sum() > 0
+    assert_frame_equal(one[MEASURED], other[MEASURED], rtol=0, atol=1e-9)

@@ -31,7 +31,7 @@ FLAGS = ["--rates", "4,8", "--reps", "2", "-n", "40", "-j", "1"]
 def ran(cell: Cell, *, p50: float | None = 100.0, p99: float | None, verdict: str = "stable") -> tuple[Cell, Summary]:
     return cell, {
         "requests": {"offered": 40, "completed": 40},
-        "metrics": {"ttft_ms": {"p50": p50, "p99": p99}, "tpot_ms": {"p99": 40.0}},
+        "metrics": {"ttft_ms": {"p50": p50, "p99": p99}, "tpot_ms": {"mean": 30.0, "p99": 40.0}},
         "throughput": {"requests_per_s": 4.0},
         "slo": {"ttft_s": 5.0, "attainment": 1.0},
         "adapters": {"hit_rate": 0.5},
