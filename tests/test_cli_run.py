@@ -70,6 +70,13 @@ def test_it_prints_the_block_of_vllm_and_one_about_adapters() -> None:
     assert [label for label in wanted if label not in labels] == []
 
 
+def test_requests_of_all_seeds_that_succeeded_are_told_of_those_that_were_offered(tmp_path: Path) -> None:
+    trace = azure_file(tmp_path / "two.csv", "46.0000000,50,10", "47.0000000,5000,10")
+    flags = ("--scale", "1", "--reps", "3", "--set", "memory.kv_pool_tokens=1000")  # the second does not fit
+    said = chameleon("run", "slora", "--trace", trace, *flags)
+    assert f"{'Successful requests, all seeds:':<40} 3 of 6" in said.out.splitlines()
+
+
 def test_the_summary_has_the_declared_keys(tmp_path: Path) -> None:
     chameleon(*RUN, "--out", tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

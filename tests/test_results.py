@@ -101,7 +101,8 @@ def tiny() -> Run:
         "first_token": 5 * S,
         "finish": 7 * S,
     }
-    loads |= {"load": S, "load_bytes": 1000, "link_wait": S, "bypassed": 1, "lane": 2, "weight_ppm": 1_500_000}
+    loads |= {"load": 3 * S // 2, "load_bytes": 1000, "link_wait": S // 2}
+    loads |= {"bypassed": 1, "lane": 2, "weight_ppm": 1_500_000}
     loads |= {"steps": 1, "batch_sum": 2, "first_segment": 1, "last_segment": 1}
     add_request(records, 1, loads, "host")
     records.rejections[2] = "too long"
@@ -112,7 +113,7 @@ def tiny() -> Run:
     records.gaps.add((S, 1))
     records.gaps.add((5 * S, 1))
     records.gaps.add((2 * S, 1))
-    records.transfers.add((2 * S, 3 * S, 4 * S, 1, 1000, 0))
+    records.transfers.add((2 * S, 5 * S // 2, 4 * S, 1, 1000, 0))
     records.transfers.add((4 * S, 4 * S, 8 * S, 2, 4000, 1))
     records.memory.add((2 * S, 1000, 1000, 1))
     records.memory.add((4 * S, 5000, 1000, 2))
@@ -160,7 +161,7 @@ def test_a_served_request_shows_where_its_time_went() -> None:
     ]
     assert (row["tpot_s"], row["e2el_s"], row["itl_max_s"]) == (2.0, 6.0, 2.0)
     assert (row["wrs"], row["queue_id"], row["n_bypassed"], row["mean_batch"]) == (1.5, 2, 1, 2.0)
-    assert (row["adapter_load_s"], row["pcie_wait_s"], row["adapter_load_bytes"]) == (1.0, 1.0, 1000)
+    assert (row["adapter_load_s"], row["pcie_wait_s"], row["adapter_load_bytes"]) == (1.5, 0.5, 1000)
 
 
 def test_the_base_model_has_no_adapter_and_no_bytes() -> None:
@@ -232,7 +233,7 @@ def test_the_timeseries_tells_the_state_at_each_instant_and_the_rates_before_it(
     assert frame["adapter_bytes_inuse"].tolist() == [1000, 1000, 1000, 0]
     assert frame["adapter_bytes_idle"].tolist() == [0, 4000, 4000, 4000]
     assert frame["n_adapters_resident"].tolist() == [1, 2, 2, 1]
-    assert frame["pcie_busy"].tolist() == [0.0, 0.5, 1.0, 1.0]
+    assert frame["pcie_busy"].tolist() == [0.0, 0.75, 1.0, 1.0]
     assert frame["tokens_per_s"].tolist() == [1.0, 0.0, 0.5, 1.0]
 
 
@@ -336,7 +337,7 @@ def test_a_hit_is_an_adapter_resident_at_admission(source: str, rate: float | No
 
 def test_the_summary_counts_what_link_and_engine_did() -> None:
     summary = summarise(tiny())
-    assert summary["link"] == {"utilisation": 5 / 8, "busy_s": 5.0, "bytes": 5000}
+    assert summary["link"] == {"utilisation": 5.5 / 8, "busy_s": 5.5, "bytes": 5000}
     counts = ("loads", "prefetches", "evictions", "bytes_loaded")
     assert [summary["adapters"][name] for name in counts] == [1, 1, 1, 5000]
     iterations = summary["iterations"]

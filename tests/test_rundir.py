@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,20 @@ def test_the_environment_tells_seed_versions_and_platform() -> None:
     assert env["python"].startswith("3.")
     assert {"code_version", "git_sha", "platform"} <= set(env)
     assert json.loads(json.dumps(env)) == env
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not here")
+@pytest.mark.parametrize("is_own", [True, False])
+def test_the_commit_of_the_code_s_own_checkout_is_told_and_not_that_of_one_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_own: bool
+) -> None:
+    commit, code = "0123456789abcdef" * 2 + "01234567", tmp_path / "code"
+    code.mkdir()
+    checkout = code if is_own else tmp_path
+    subprocess.run(["git", "init", "-q", checkout], check=True)
+    (checkout / ".git" / "HEAD").write_text(f"{commit}\n")
+    monkeypatch.setattr(rundir, "__file__", str(code / "sim" / "results" / "rundir.py"))
+    assert environment({}, seed=5, hardware="a40")["git_sha"] == (commit if is_own else None)
 
 
 def test_a_table_in_parts_is_written_part_by_part(tmp_path: Path) -> None:

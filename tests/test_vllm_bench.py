@@ -12,7 +12,7 @@ import pytest
 from sim.results.result import Result, Run
 from sim.results.summary import summarise
 from sim.results.vllm_bench import BenchMeta, goodput, vllm_bench
-from sim.serving.records import NEVER, REQUEST_COLUMNS, Records
+from sim.serving.records import NEVER, REQUEST_COLUMNS, SOURCES, Records
 from sim.trace import AdapterSpec, Trace
 
 S = 10**12
@@ -65,10 +65,10 @@ TAIL = [
 
 
 def tiny() -> Run:
-    """Two completed requests that decode together, one rejected."""
+    """Two completed requests that decode together, the second sent late; one rejected; adapter traffic."""
     trace = Trace(
         "tiny",
-        np.array([1.0, 1.5, 2.0]),
+        np.array([1.0, 1.25, 2.0]),
         np.array([10, 20, 30]),
         np.array([3, 2, 5]),
         (None, AdapterSpec("small", 8)),
@@ -76,7 +76,15 @@ def tiny() -> Run:
     )
     records = Records()
     rows = (
-        {"request": 0, "arrival": S, "first_token": 2 * S, "finish": 5 * S, "first_segment": 0, "last_segment": 1},
+        {
+            "request": 0,
+            "arrival": S,
+            "first_token": 2 * S,
+            "finish": 5 * S,
+            "source": SOURCES.index("gpu"),
+            "first_segment": 0,
+            "last_segment": 1,
+        },
         {
             "request": 1,
             "arrival": 3 * S // 2,
@@ -95,8 +103,12 @@ def tiny() -> Run:
     records.gaps.add((2 * S, 1))
     records.gaps.add((S, 1))
     records.gaps.add((S, 1))
+    for half, kind in ((2, 0), (4, 1), (6, 0)):  # two loads on demand and a prefetch, of half a second each
+        start = half * S // 2
+        records.transfers.add((start, start, start + S // 2, 1, 1000, kind))
+        records.evictions.add((start + 3 * S // 4, 1))
     records.end = 5 * S
-    return Run(trace, (records,), (0, 1000), np.array([3, 3, 3]), "fifo", "a40", "llama", 7)
+    return Run(trace, (records,), (0, 1000), np.array([3, 3, 3]), "fifo", "a40", "llama", 7, link_copies=2.0)
 
 
 def bench(meta: BenchMeta = META, *, detailed: bool = False) -> dict[str, Any]:
@@ -170,6 +182,12 @@ def test_a_second_begins_with_its_first_instant() -> None:
         records.requests.add((dict.fromkeys(REQUEST_COLUMNS, 0) | never | row).values())
     single = Run(run.trace, (records,), (0, 1000), run.predicted_tokens, "fifo", "a40", "llama", 7)
     assert vllm_bench(single, summarise(single), META)["max_output_tokens_per_s"] == 2.0
+
+
+def test_requests_wait_at_their_client_from_their_arrival_to_their_sending() -> None:
+    found = bench(detailed=True)
+    assert found["start_times"] == [1.0, 1.5, 2.0]
+    assert found["queue_times"] == [0.0, 0.25, 0.0]
 
 
 def test_requests_that_were_not_completed_are_zeros_with_a_reason() -> None:
@@ -247,14 +265,17 @@ def test_what_vllm_does_not_know_is_under_one_key() -> None:
     assert list(found) == ["schema_version", "config_hash", "seed", "policy", "lora", "ci"]
     assert found["policy"] == {"cache": "lru", "scheduler": "fifo", "prefetch": None, "params": None}
     assert (found["config_hash"], found["seed"], found["lora"]["num_adapters"]) == ("abc", 7, 1)
-    assert list(found["lora"]) == [
-        "num_adapters",
-        "hit_rate",
-        "loads",
-        "prefetches",
-        "bytes_h2d",
-        "pcie_utilisation",
-        "evictions",
+
+
+def test_what_adapters_did_is_told_in_the_order_of_the_file() -> None:
+    assert list(bench()["sim"]["lora"].items()) == [
+        ("num_adapters", 1),
+        ("hit_rate", 1.0),
+        ("loads", 2),
+        ("prefetches", 1),
+        ("bytes_h2d", 6000),  # every byte goes over the link twice
+        ("pcie_utilisation", 1.5 / 4),
+        ("evictions", 3),
     ]
 
 

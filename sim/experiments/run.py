@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from os import PathLike
@@ -14,7 +15,7 @@ import numpy as np
 
 from sim.build import Deployment, deploy, play
 from sim.config import Loaded, RunConfig, load_config
-from sim.experiments.bench_words import bench_meta
+from sim.experiments.bench_words import bench_meta, own_rate
 from sim.experiments.faults import told_of_answers, told_of_code
 from sim.files.yamlfile import ConfigError
 from sim.hardware import Hardware
@@ -120,7 +121,10 @@ def execute(loaded: Loaded, trace: Trace | None = None, *, asks_every_step: bool
             deployment = deploy(loaded, trace, asks_every_step=asks_every_step)
         with told_of_answers(loaded):
             records = play(deployment)
-        return result_of(deployment, *records)
+        result = result_of(deployment, *records)
+        if trace is not None:  # its own stamps: the configuration's rate and arrivals drew none of them
+            result.meta = replace(result.meta, request_rate=own_rate(trace), burstiness=1.0)
+        return result
     except OverflowError as error:
         # instants are counted in 64 bits of picoseconds: a cost of days, or a size beyond all memory, ends here
         msg = (
