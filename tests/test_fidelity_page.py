@@ -29,9 +29,12 @@ def script() -> ModuleType:
     return module
 
 
+WHOLE = {name: metrics for name, metrics in AIMS.items() if name != "vllm-v0-h100"}  # of which halves alone are told
+
+
 def measures() -> Iterator[Measure]:
     """Yield one run of each promised set, its last metric far off."""
-    for name, metrics in AIMS.items():
+    for name, metrics in WHOLE.items():
         for metric in metrics:
             off = 2.0 if metric == list(metrics)[-1] else 1.0
             yield Measure(name, f"a run of {name}", REGIONS[0], metric, 1.0, off)
@@ -50,7 +53,7 @@ def fit() -> dict[str, Any]:
 
 def test_every_set_has_a_line_and_a_table(script: ModuleType) -> None:
     text = script.page(list(measures()), [fit()])
-    for name in AIMS:
+    for name in WHOLE:
         assert f"\n### {name}\n" in text
         assert f"\n| `{name}` |" in text
     assert "<!--" not in text
@@ -59,7 +62,7 @@ def test_every_set_has_a_line_and_a_table(script: ModuleType) -> None:
 def test_every_missed_aim_is_named_with_its_worst_run(script: ModuleType) -> None:
     text = script.page(list(measures()), [])
     missed = text.split("## Aims that were missed")[1].split("\n## ")[0]
-    assert len(re.findall(r"^\| (?!set)\S", missed, flags=re.MULTILINE)) == len(AIMS)
+    assert len(re.findall(r"^\| (?!set)\S", missed, flags=re.MULTILINE)) == len(WHOLE)
 
 
 def test_a_half_that_is_predicted_badly_is_a_miss_too(script: ModuleType) -> None:

@@ -259,7 +259,7 @@ def test_an_unstable_queue_is_called_that_with_its_numbers(tmp_path: Path) -> No
 def test_rejected_requests_are_counted(tmp_path: Path) -> None:
     told = warnings(save(tmp_path / "one", "slora", 0, "memory.kv_pool_tokens=600"))
     assert re.search(
-        r"slora: \d+ of 250 requests were rejected, the first: .+ exceed the memory.*\. No percentile holds them", told
+        r"slora: \d+ of 250 requests were rejected; the first: .+ exceed the memory.*\. No percentile holds them", told
     )
 
 
