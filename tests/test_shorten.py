@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sim.models import load_model
+from sim.readers.describe import busiest_hour
 from sim.trace import Trace
 from sim.workload.making import WorkloadConfig, make_trace, notes_to_tell
-from sim.workload.shorten import taken_as_given, windowed
+from sim.workload.shorten import between, taken_as_given, windowed
 
 LLAMA = load_model("llama-7b")  # a window of 2048 tokens
 WINDOW = "the context window of llama-7b, 2048 tokens"
@@ -102,3 +105,49 @@ def test_models_with_other_windows_get_the_same_of_what_both_take(preset: str) -
     assert 0 < len(told) < len(whole)
     rows = zip(whole.arrival_s, whole.prompt_tokens, whole.adapter, strict=True)
     assert told < {(at, int(n), spec) for at, n, spec in rows}
+
+
+def canonical(folder: Path, stamps: Sequence[float]) -> Path:
+    path = folder / "five.csv"
+    rows = [f"{stamp},{100 + at},10" for at, stamp in enumerate(stamps)]
+    path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *rows]) + "\n")
+    return path
+
+
+def test_rows_between_two_instants_are_taken_the_second_left_out(tmp_path: Path) -> None:
+    path = canonical(tmp_path, (5.0, 15.0, 16.5, 24.9, 25.0))
+    config = WorkloadConfig(trace=path, between_s=(10, 20), adapters=0)
+    trace = make_trace(config, 0)
+    assert trace.prompt_tokens.tolist() == [101, 102, 103]
+    assert trace.arrival_s.tolist() == pytest.approx([0.0, 1.5, 9.9])
+    assert ("rows outside of seconds 10 to 20 of the file left out", 2) in trace.notes
+
+
+def test_requests_count_within_what_is_between(tmp_path: Path) -> None:
+    path = canonical(tmp_path, (0.0, 15.0, 16.5, 17.0))
+    config = WorkloadConfig(trace=path, between_s=(10, 20), requests=2, adapters=0)
+    assert make_trace(config, 0).prompt_tokens.tolist() == [101, 102]
+
+
+def test_a_time_without_rows_is_told_with_the_file_s_own() -> None:
+    with pytest.raises(ValueError, match=r"no row of three comes then: its 3 rows come within 2 s"):
+        between(three(), 5.0, 9.0, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"between_s": (0, 5)}, "need `trace`"),
+        ({"between_s": (5, 5), "trace": "x.csv"}, "its first number must be below its second"),
+        ({"between_s": (0, 5), "trace": "x.csv", "format": "servegen", "lengths": {"family": "conv"}}, "leave out"),
+    ],
+)
+def test_a_time_that_makes_no_sense_is_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        WorkloadConfig.model_validate(given)
+
+
+def test_the_busiest_hour_is_the_one_with_the_most_rows() -> None:
+    stamps = np.array([10.0, 4000.0, 5000.0, 7599.0, 7601.0, 12_000.0])
+    assert busiest_hour(stamps) == {"from_s": 3990.0, "to_s": 7590.0, "rows": 3}
+    assert busiest_hour(stamps[:3]) is None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sim.trace import Trace
 
 WINDOWS_S = (1, 10, 60)
+HOUR_S = 3600.0
 QUANTILES = (1, 10, 25, 50, 75, 90, 95, 99)
 
 
@@ -29,6 +30,15 @@ def gap_cv(arrival_s: npt.NDArray[np.float64]) -> float | None:
     """Return standard deviation over mean of the gaps between arrivals; None where there is no gap."""
     gaps = np.diff(arrival_s)
     return float(gaps.std() / gaps.mean()) if len(gaps) and gaps.any() else None
+
+
+def busiest_hour(arrival_s: npt.NDArray[np.float64]) -> dict[str, float] | None:
+    """Return the hour with the most requests, as `workload.between_s` takes it; None for a trace of less than two."""
+    if arrival_s[-1] - arrival_s[0] < 2 * HOUR_S:
+        return None
+    counts = np.searchsorted(arrival_s, arrival_s + HOUR_S) - np.arange(len(arrival_s))
+    start_s = float(arrival_s[counts.argmax()] - arrival_s[0])
+    return {"from_s": start_s, "to_s": start_s + HOUR_S, "rows": int(counts.max())}
 
 
 def _quantiles(lengths: npt.NDArray[np.int64]) -> dict[str, float]:
@@ -81,6 +91,7 @@ def describe(trace: Trace) -> dict[str, Any]:
         "rate_per_s": (len(trace) - 1) / span_s if span_s > 0 else None,
         "iat_cv": gap_cv(trace.arrival_s),
         "idc": {f"{window_s}s": index_of_dispersion(trace.arrival_s, window_s) for window_s in WINDOWS_S},
+        "busiest_hour": busiest_hour(trace.arrival_s),
         "input_tokens": _quantiles(trace.prompt_tokens),
         "output_tokens": _quantiles(trace.output_tokens),
         "base_model_rows": int(len(trace) - counts.sum()),

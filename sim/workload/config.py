@@ -28,11 +28,12 @@ def _families(lengths: str, arrivals: str, popularity: str) -> dict[str, object]
     return {"lengths": {"family": lengths}, "arrivals": {"family": arrivals}, "popularity": {"family": popularity}}
 
 
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
 TraceFormat = Literal[
     "canonical", "azure", "vidur", "mooncake", "bailian", "burstgpt", "splitwise-sim", "slora", "llmservingsim",
     "guidellm", "aiperf", "vllm", "servegen", "gentd26",
 ]  # fmt: skip
-ABOUT_A_FILE = "format, zero_output, spread_ticks_s, time_scale, adapter_column and text_tokens"
+ABOUT_A_FILE = "format, zero_output, spread_ticks_s, time_scale, between_s, adapter_column and text_tokens"
 WITHOUT_LENGTHS = ("servegen", "gentd26")  # formats whose files may have no lengths
 
 _DEFAULTS: dict[str, dict[str, object]] = {
@@ -77,6 +78,11 @@ class WorkloadConfig(BaseModel):
     )
     time_scale: float | None = Field(
         default=None, gt=0, description="factor on the file's own stamps: 2 halves the rate, bursts as they are"
+    )
+    between_s: Annotated[tuple[NotNegative, NotNegative], Field(strict=False)] | None = Field(
+        default=None,
+        description="only rows of the file that come in these seconds after its first, [from, to[, such as its busiest "
+        "hour; `requests` counts what is left",
     )
     adapter_column: str | None = Field(
         default=None,
@@ -187,8 +193,9 @@ def _contradictions(config: WorkloadConfig) -> list[tuple[bool, str]]:
 
 def _contradictions_of_file(config: WorkloadConfig) -> list[tuple[bool, str]]:
     from_file = config.trace is not None
-    about_file = (config.format, config.spread_ticks_s, config.time_scale, config.adapter_column, config.text_tokens)
-    file_only = config.zero_output != "drop" or any(option is not None for option in about_file)
+    about_file = ("format", "spread_ticks_s", "time_scale", "between_s", "adapter_column", "text_tokens")
+    file_only = config.zero_output != "drop" or any(getattr(config, option) is not None for option in about_file)
+    first_s, last_s = config.between_s or (0.0, 1.0)
     has_lengths = from_file and config.format not in WITHOUT_LENGTHS
     return [
         (
@@ -198,6 +205,11 @@ def _contradictions_of_file(config: WorkloadConfig) -> list[tuple[bool, str]]:
         (
             file_only and not from_file,
             f"{ABOUT_A_FILE} need `trace`, the file that they are about",
+        ),
+        (first_s >= last_s, f"between_s is [{first_s:g}, {last_s:g}]; its first number must be below its second"),
+        (
+            config.between_s is not None and config.format == "servegen",
+            "ServeGen's rates are drawn from their start on; leave out between_s",
         ),
     ]
 

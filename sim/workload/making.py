@@ -15,7 +15,7 @@ from sim.workload.arrivals import GammaArrivals, TraceArrivals
 from sim.workload.config import PRESETS, WorkloadConfig, notes_to_tell
 from sim.workload.lengths import UniformLengths
 from sim.workload.popularity import SloraPowerPopularity
-from sim.workload.shorten import fitted, windowed
+from sim.workload.shorten import between, fitted, windowed
 from sim.workload.slora import Laws, dealt, slora_draw, slora_synthetic
 
 __all__ = ["PRESETS", "STREAMS", "WorkloadConfig", "make_trace", "notes_to_tell", "slora_synthetic", "streams"]
@@ -69,13 +69,15 @@ def _from_file(config: WorkloadConfig, path: Path, rng: np.random.Generator, see
         path,
         format=config.format,
         zero_output=config.zero_output,
-        limit=config.requests,
+        limit=config.requests if config.between_s is None else None,
         spread_ticks_s=config.spread_ticks_s,
         adapter_column=config.adapter_column,
         text_tokens=config.text_tokens,
         ranks=config.ranks,
         seed=seed,
     )
+    if config.between_s is not None:
+        trace = between(trace, *config.between_s, config.requests)
     return _with_lengths(trace, config, rng)
 
 

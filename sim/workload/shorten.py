@@ -56,6 +56,31 @@ def fitted(trace: Trace, scale: float, drop_over_tokens: int | None, truncate_to
     return trace
 
 
+def between(trace: Trace, first_s: float, last_s: float, requests: int | None) -> Trace:
+    """Return the rows that come between two instants, the second left out, with the first of them at 0; noted.
+
+    Args:
+        trace: with the file's own stamps.
+        first_s: seconds after its first row from which rows are taken.
+        last_s: the same until which they are.
+        requests: how many of them at most; None: all.
+
+    Raises:
+        ValueError: if the file has no stamps, or no row is left.
+    """
+    if "arrivals" in trace.lacks:
+        msg = f"between_s is [{first_s:g}, {last_s:g}], and {trace.name} has no stamps"
+        raise ValueError(msg)
+    keep = (trace.arrival_s >= first_s) & (trace.arrival_s < last_s)
+    if not keep.any():
+        told = f"its {len(trace)} rows come within {trace.arrival_s.max(initial=0):g} s"
+        msg = f"between_s is [{first_s:g}, {last_s:g}], and no row of {trace.name} comes then: {told}"
+        raise ValueError(msg)
+    kept = trace.kept(keep).kept(slice(requests))
+    moved = replace(kept, arrival_s=kept.arrival_s - kept.arrival_s[0])
+    return moved.noted(f"rows outside of seconds {first_s:g} to {last_s:g} of the file left out", (~keep).sum())
+
+
 def windowed(trace: Trace, model: Model, over_window: OverWindow = "serve") -> Trace:
     """Return the trace with requests longer than the model's context window served, dropped or cut, and noted.
 
