@@ -64,8 +64,7 @@ def goodput_bounds(given: list[str] | None) -> tuple[tuple[str, float], ...]:
     Raises:
         BadParameter: if a text is none.
     """
-    from sim.names import did_you_mean  # noqa: PLC0415 - these are slow to import
-    from sim.results.vllm_bench import JUDGED  # noqa: PLC0415
+    from sim.results.vllm_bench import JUDGED  # noqa: PLC0415 - it is slow to import
 
     found: dict[str, float] = {}
     for word in (word for text in given or () for word in text.split()):
@@ -74,8 +73,8 @@ def goodput_bounds(given: list[str] | None) -> tuple[tuple[str, float], ...]:
             msg = f"--goodput {word!r} is not allowed; KEY:MS is, such as ttft:500"
             raise typer.BadParameter(msg)
         if name not in JUDGED:
-            msg = f"--goodput {word!r}: no latency is named {name!r}{did_you_mean(name, JUDGED)}"
-            raise typer.BadParameter(f"{msg} ({', '.join(JUDGED)})")
+            msg = f"--goodput {word!r}: no latency is named {name!r} ({', '.join(JUDGED)})"
+            raise typer.BadParameter(msg)
         if name in found:
             msg = f"--goodput: {name} is there twice"
             raise typer.BadParameter(msg)

@@ -71,9 +71,10 @@ def between(trace: Trace, first_s: float, last_s: float, requests: int | None) -
     if "arrivals" in trace.lacks:
         msg = f"between_s is [{first_s:g}, {last_s:g}], and {trace.name} has no stamps"
         raise ValueError(msg)
-    keep = (trace.arrival_s >= first_s) & (trace.arrival_s < last_s)
+    after_s = trace.arrival_s - trace.arrival_s[0]
+    keep = (after_s >= first_s) & (after_s < last_s)
     if not keep.any():
-        told = f"its {len(trace)} rows come within {trace.arrival_s.max(initial=0):g} s"
+        told = f"its {len(trace)} rows come within {after_s[-1]:g} s"
         msg = f"between_s is [{first_s:g}, {last_s:g}], and no row of {trace.name} comes then: {told}"
         raise ValueError(msg)
     kept = trace.kept(keep).kept(slice(requests))
