@@ -511,3 +511,10 @@ def test_a_sweep_over_a_file_says_what_became_of_its_rows_and_what_its_seeds_var
     assert "note: two: 1 row with zero input tokens dropped" in said.err
     assert "2 rows with stamps drawn anew (poisson)" in said.err
     assert "note: seeds of a trace file vary only" in said.err
+
+
+def test_a_wrong_key_that_is_varied_is_told_by_its_own_flag() -> None:
+    said = sweep("--vary", "adapters.slts=3", "--set", "cache.kind=lruu")
+    assert said.exit_code == 2
+    assert "--vary adapters.slts=3: adapters.slts" in said.output
+    assert "--set cache.kind=lruu: cache.kind" in said.output

@@ -18,6 +18,7 @@ from sim.config import Loaded, RunConfig, load_config
 from sim.experiments.axes import Axis, Setting, settings
 from sim.experiments.bench_words import own_rate
 from sim.experiments.replications import Failure, Task, attempt_all, check_seeds, perform_all, with_seed
+from sim.files.yamlfile import ConfigError, Mark
 from sim.results.summary import Summary
 from sim.statistics import Interval, mean_interval, relative_reduction
 from sim.workload.making import make_trace
@@ -114,7 +115,7 @@ def cells(
         ValueError: if two systems bear the same name, start from different seeds, or a change sets the rate.
     """
     points = [
-        (chosen, _loaded(system, rate, [*changes, *(f"{key}={value}" for key, value in chosen)], extra or {}))
+        (chosen, _loaded(system, rate, changes, [f"{key}={value}" for key, value in chosen], extra or {}))
         for rate in rates_per_s
         for chosen in settings(axes)
         for system in systems
@@ -136,12 +137,17 @@ def _check_names(names: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def _loaded(system: str, rate: float | None, changes: Sequence[str], extra: Mapping[str, Any]) -> Loaded:
-    if rate is None:
-        return load_config(system, changes, dict(extra))
-    workload = {**extra.get("workload", {}), "rate_per_s": rate}
-    loaded = load_config(system, changes, {**extra, "workload": workload})
-    if loaded.config.workload.rate_per_s != rate:
+def _loaded(
+    system: str, rate: float | None, changes: Sequence[str], varied: Sequence[str], extra: Mapping[str, Any]
+) -> Loaded:
+    words = dict(extra) if rate is None else {**extra, "workload": {**extra.get("workload", {}), "rate_per_s": rate}}
+    try:
+        loaded = load_config(system, [*changes, *varied], words)
+    except ConfigError as error:
+        flags = {Mark(f"--set {text}"): Mark(f"--vary {text}") for text in varied}
+        told = (item._replace(mark=flags.get(item.mark, item.mark)) if item.mark else item for item in error.problems)
+        raise ConfigError(told) from None
+    if rate is not None and loaded.config.workload.rate_per_s != rate:
         msg = f"workload.rate_per_s={loaded.config.workload.rate_per_s} is fixed, yet the sweep is to vary it"
         raise ValueError(msg)
     return loaded
