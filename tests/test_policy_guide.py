@@ -62,6 +62,8 @@ def test_the_gpu_command_of_the_guide_has_words_that_there_are() -> None:
 def test_the_python_of_the_guide_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile((folder / "my_run.py").read_text(), "my_run.py", "exec"), {})  # noqa: S102 - our own page
     assert 0 < float(capsys.readouterr().out) <= 1
+    exec(compile((folder / "my_comparison.py").read_text(), "my_comparison.py", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.startswith("Interval(estimate=")
     tests: dict[str, object] = {}
     exec(compile((folder / "test_my_cache.py").read_text(), "test_my_cache.py", "exec"), tests)  # noqa: S102
     tests["test_my_cache_keeps_the_laws"]()  # type: ignore[operator]
