@@ -65,7 +65,7 @@ class Log:
         table = self.requests
         names = [None if name is None else str(name) for name in table["adapter_id"].tolist()]
         known = dict(zip(names, table["adapter_rank"].tolist(), strict=True))
-        palette = list(dict.fromkeys(names))
+        palette = sorted(dict.fromkeys(names), key=lambda name: (name is None, name or ""))  # as drawn ones are
         specs = [None if name is None else AdapterSpec(name, self._rank(name, known, ranks)) for name in palette]
         return Trace(
             name=self.name,

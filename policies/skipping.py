@@ -103,7 +103,8 @@ class Drainer:
 class SGLang(LineScheduler):
     """As vLLM's; on request with loads in the background and with slots drained for adapters that starve.
 
-    A request that was stopped waits behind all others, and requests without an adapter take a slot together.
+    A request that was stopped waits behind all others, and requests without an adapter take a slot together: this goes
+    with `adapters.base_slot`, without which they wait for one that the engine would not ask for.
 
     Attributes:
         resident_only: a request whose adapter is absent waits for a copy in the background; as many are under way as

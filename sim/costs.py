@@ -16,7 +16,7 @@ from sim.models import DEFAULT_MODULES, Model
 from sim.parallel import ONE_GPU, Parallel
 from sim.serving.shape import Load, StepCost
 from sim.serving.ticks import TICKS_PER_S, to_seconds, to_ticks
-from sim.slot_kernels import NO_SLOTS, Slots, kernel_blocks
+from sim.slot_kernels import GRAPH_TOKENS, NO_SLOTS, Slots, kernel_blocks
 
 __all__ = ["KERNEL_DEFAULTS", "MEDIUM_PROMPT_TOKENS", "CostModel", "EngineCosts", "Kernel", "StepCost"]
 
@@ -101,7 +101,7 @@ class CostModel:
         self._prompts: dict[int, int] = {}  # requests -> ticks of the other base terms
         self._batches: dict[int, tuple[int, int, int]] = {}  # running requests -> see `_batch`
         self._set_base_rates()
-        self._set_lora_rates(model.tensors(modules) / 2 / REFERENCE_PROJECTIONS)
+        self._set_lora_rates(slots.modules if self._runs_over_slots else modules)
         self._latency = to_ticks(hardware.link.h2d_latency_s)
         self._issue = to_ticks(operations * hardware.link.copy_issue_s)
         self._load_fixed = to_ticks(loading.fixed_s)
@@ -162,7 +162,9 @@ class CostModel:
         rest = self._prompts.get(requests)
         if rest is None:
             rest = self._prompts[requests] = sum(self._sequence_terms(requests).values())
-        gpu = rest + self._dense_ticks(tokens) + self._slot_ticks(tokens) + round(squared_tokens * self._square)
+        gpu = (
+            rest + self._dense_ticks(tokens) + self._slot_ticks(tokens, distinct) + round(squared_tokens * self._square)
+        )
         if distinct:
             gpu += self._active + tokens * self._lora_token + token_rank * self._rank + max_rank * tokens * self._pad
             gpu += distinct * self._distinct + distinct_rank * self._read_prefill
@@ -185,7 +187,7 @@ class CostModel:
         """
         all_tokens = tokens + requests
         gpu = sum(self._sequence_terms(requests + prompts).values())
-        gpu += self._dense_ticks(all_tokens) + self._slot_ticks(all_tokens)
+        gpu += self._dense_ticks(all_tokens) + self._slot_ticks(all_tokens, load.distinct)
         gpu += context_tokens * self._kv_mixed + round(squared_tokens * self._square)
         if load.distinct:
             gpu += self._active + all_tokens * self._lora_token + requests * self._lora_sequence
@@ -213,7 +215,7 @@ class CostModel:
         padded = self._padded(requests)
         terms = {"dense": self._dense_ticks(padded), **self._sequence_terms(requests)}
         terms["attention"] += context_tokens * self._kv
-        terms["lora_slots"] = self._slot_ticks(padded)
+        terms["lora_slots"] = self._slot_ticks(padded, distinct)
         terms |= self._lora_terms(requests, sum_rank, distinct, distinct_rank * self._read, max_rank)
         if distinct:
             terms["lora_tokens"] += requests * self._lora_sequence
@@ -232,7 +234,7 @@ class CostModel:
         """Return seconds of each term of `prefill`; they sum to it."""
         terms = {"dense": self._dense_ticks(tokens), **self._sequence_terms(requests)}
         terms["attention"] += round(squared_tokens * self._square)
-        terms["lora_slots"] = self._slot_ticks(tokens)
+        terms["lora_slots"] = self._slot_ticks(tokens, distinct)
         terms |= self._lora_terms(tokens, token_rank, distinct, distinct_rank * self._read_prefill, max_rank)
         return _explained(self._prefill_host + requests * self._prompt, terms, self._prefill_launch)
 
@@ -268,20 +270,29 @@ class CostModel:
         self._host_running = to_ticks(engine.host_per_running_s)
         self._prompt = to_ticks(engine.prompt_s)
 
-    def _set_lora_rates(self, projections: float) -> None:
+    @property
+    def _runs_over_slots(self) -> bool:
+        """Whether the LoRA kernel computes with whole slots: vLLM's, whatever an adapter fills of its own."""
+        return self._engine.kernel == "vllm_v1" and self._slots.places > 0
+
+    def _set_lora_rates(self, modules: tuple[str, ...]) -> None:
         engine, lora, kernel = self._engine, self._hardware.lora, self._engine.kernel
+        projections = self._model.tensors(modules) / 2 / REFERENCE_PROJECTIONS
+        rank_bytes = self._model.adapter_bytes(1, modules)
         rank_s = 0.0  # seconds per token and unit of rank
         if kernel in PER_TOKEN_KERNELS:
-            rank_s = self.rank_bytes / (engine.l2_bytes_per_s or lora.l2_bytes_per_s)
+            rank_s = rank_bytes / (engine.l2_bytes_per_s or lora.l2_bytes_per_s)
         elif kernel in MATRIX_KERNELS:  # two operations per parameter
-            rank_s = 2 * self.rank_bytes / self._model.dtype_bytes / self._hardware.dense.flops_per_s
+            rank_s = 2 * rank_bytes / self._model.dtype_bytes / self._hardware.dense.flops_per_s
         self._rank = to_ticks(rank_s * (1 - engine.padded_share))
         self._pad = to_ticks(rank_s * engine.padded_share)
         self._lora_token = to_ticks(engine.lora_token_s * projections)
         self._lora_sequence = to_ticks(engine.lora_sequence_s * projections)
         self._active = to_ticks(engine.active_s * projections)
         self._distinct = to_ticks(engine.distinct_s)
-        read = to_ticks(self.rank_bytes / lora.weight_bytes_per_s)
+        read = to_ticks(rank_bytes / lora.weight_bytes_per_s)
+        if self._runs_over_slots:
+            self._distinct, read = self._distinct + self._slots.rank * read, 0
         self._read = read if kernel in PER_TOKEN_KERNELS | MATRIX_KERNELS else 0
         self._read_prefill = read if kernel in MATRIX_KERNELS else 0
 
@@ -292,8 +303,10 @@ class CostModel:
         """Return what depends on the batch size alone: host, GPU without adapters, what any adapter adds."""
         host = to_ticks(self._engine.host_s) + requests * self._host_running
         padded = self._padded(requests)
-        gpu = self._dense_ticks(padded) + self._slot_ticks(padded) + sum(self._sequence_terms(requests).values())
-        return host, gpu, self._active + requests * (self._lora_token + self._lora_sequence)
+        always = self._slot_ticks(padded, 0)
+        gpu = self._dense_ticks(padded) + always + sum(self._sequence_terms(requests).values())
+        lora = self._active + requests * (self._lora_token + self._lora_sequence)
+        return host, gpu, lora + self._slot_ticks(padded, 1) - always
 
     def _dense_ticks(self, tokens: int) -> int:
         ticks = self._dense.get(tokens)
@@ -301,7 +314,9 @@ class CostModel:
             ticks = self._dense[tokens] = to_ticks(self._engine.enabled_factor * self.dense_s(tokens))
         return ticks
 
-    def _slot_ticks(self, tokens: int) -> int:
+    def _slot_ticks(self, tokens: int, distinct: int) -> int:
+        if not distinct and tokens > GRAPH_TOKENS:
+            return 0
         ticks = self._slot_kernels.get(tokens)
         if ticks is None:
             blocks = kernel_blocks(self._model, self._slots, tokens, self._parallel.degree)

@@ -65,7 +65,8 @@ def _idle_limits(config: RunConfig) -> Iterator[tuple[str, str]]:
 def _idle_growth(config: RunConfig) -> Iterator[tuple[str, str]]:
     admission = config.admission
     if admission.reserve == "peak":
-        for key in _changed(admission, "watermark", "shortage", "victim"):
+        keys = ("watermark", "victim") if admission.preempted == "keep" else ("watermark", "victim", "shortage")
+        for key in _changed(admission, *keys):  # what stopped requests keep gives way by the rule of a shortage
             yield f"admission.{key}", "admission.reserve: peak"
     if "swap" not in {admission.shortage, admission.preempted} and config.memory.swap_bytes != Memory().swap_bytes:
         yield "memory.swap_bytes", "neither admission.shortage nor admission.preempted: swap"

@@ -2,6 +2,9 @@
 
 vLLM 0.8 (Apache-2.0), lora/ops/triton_ops/lora_shrink.py and lora_expand.py. One more than there are slots, as requests
 without an adapter count as one. A block of an idle slot ends at once, but has to be launched.
+
+Steps of up to 512 tokens are padded to multiples of 8 there, so that the hidden size is split less from 121 tokens on;
+here it is from 128 on.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ SHARDED = {"q", "k", "v", "gate", "up"}  # whose outputs are split between GPUs 
 SHRINK_TOKENS, SHRINK_RANKS = 32, 16  # tiles of the kernel that multiplies by A
 SHRINK_SPLITS, SHRINK_SPLITS_OF_MANY, MANY_TOKENS = 64, 8, 128  # of the hidden size; fewer from 128 tokens on
 EXPAND_TOKENS, EXPAND_OUTPUTS = 64, 128  # tiles of the kernel that multiplies by B
+# Up to here steps are CUDA graphs, whose kernels run whether a request has an adapter or not; beyond, only if one has.
+GRAPH_TOKENS = 512
 
 
 class Slots(NamedTuple):

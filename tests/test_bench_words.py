@@ -47,4 +47,6 @@ def test_a_run_of_a_file_at_a_rate_tells_that_rate(tmp_path: Path) -> None:
 
 
 def test_a_run_of_a_trace_from_python_tells_the_rate_of_its_stamps() -> None:
-    assert sim.run("slora", trace=stamped(1.0, 1.5, 5.0)).meta.request_rate == 0.5
+    gamma = "workload.arrivals={family: gamma, cv: 2}"
+    meta = sim.run("slora", trace=stamped(1.0, 1.5, 5.0), changes=gamma).meta
+    assert (meta.request_rate, meta.burstiness) == (0.5, 1.0)

@@ -18,6 +18,7 @@ from sim.costs import MEDIUM_PROMPT_TOKENS, CostModel, EngineCosts, LoadingCosts
 from sim.files.yamltext import parse
 from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
+from sim.parallel import Parallel
 from sim.serving.shape import NO_LOAD, Load
 from sim.serving.ticks import TICKS_PER_S, to_seconds
 from sim.slot_kernels import Slots, kernel_blocks
@@ -178,6 +179,8 @@ engines = st.fixed_dictionaries(
         "sample_s": st.floats(0, 1e-4),
         "batched_s": st.floats(0, 0.01),
         "prompt_s": st.floats(0, 0.01),
+        "lora_sequence_s": st.floats(0, 1e-4),
+        "slot_block_s": st.floats(0, 1e-8),
     }
 ).map(EngineCosts.model_validate)
 
@@ -327,6 +330,42 @@ def test_slots_cost_each_kind_of_iteration_the_blocks_of_its_tokens(tokens: int)
     assert more_s(lambda costs: costs.decode(tokens, 0, 0, 0, 0, 0).first) == pytest.approx(blocks_s)
     assert more_s(lambda costs: costs.prefill(1, tokens, tokens**2, 0, 0, 0, 0)) == pytest.approx(blocks_s)
     assert more_s(lambda costs: costs.mixed(8, 0, 1, tokens - 8, 100, NO_LOAD)) == pytest.approx(blocks_s)
+
+
+@pytest.mark.parametrize(("tokens", "is_paid"), [(512, True), (513, False)])
+def test_without_any_adapter_slots_cost_only_steps_that_are_graphs(tokens: int, is_paid: bool) -> None:
+    slotted = model(EngineCosts(slot_block_s=1e-9), slots=Slots(16, 16))
+    without = slotted.explain_prefill(1, tokens, tokens**2, 0, 0, 0, 0)["lora_slots"]
+    beside = slotted.explain_prefill(1, tokens, tokens**2, 0, 1, 16, 16)["lora_slots"]
+    assert without == (beside if is_paid else 0)
+    steps = [slotted.decode(tokens, 0, 0, distinct, 0, 0).first for distinct in (0, 1)]
+    assert to_seconds(steps[1] - steps[0]) == pytest.approx(0 if is_paid else beside)
+    mixed = [slotted.mixed(tokens - 9, 0, 1, 9, 81, Load(0, distinct, 0, 0)) for distinct in (0, 1)]
+    assert to_seconds(mixed[1] - mixed[0]) == pytest.approx(0 if is_paid else beside)
+
+
+def test_vllms_kernels_read_whole_slots_whatever_an_adapter_fills() -> None:
+    small, full = (
+        model("vllm_v1", modules=modules, slots=Slots(8, 64, ALL_MODULES)).decode(4, 0, 4 * rank, 2, 2 * rank, 64)
+        for modules, rank in ((("q", "v"), 8), (ALL_MODULES, 64))
+    )
+    assert small == full
+
+
+def test_gpus_that_work_as_one_share_the_blocks_of_slots() -> None:
+    one, four = (model(EngineCosts(slot_block_s=1e-6), slots=Slots(16, 16), parallel=Parallel(gpus)) for gpus in (1, 4))
+    llama = load_model("llama-7b")
+    blocks = [kernel_blocks(llama, Slots(16, 16), 1, gpus) for gpus in (1, 4)]
+    told = [costs.explain_decode(1, 0, 0, 0, 0, 0)["lora_slots"] for costs in (one, four)]
+    assert told == pytest.approx([1e-6 * count for count in blocks])
+
+
+def test_a_sequence_beside_an_adapter_costs_alike_in_a_step_of_its_own_and_in_a_mixed_one() -> None:
+    dear, free = (model(EngineCosts(lora_sequence_s=cost)) for cost in (1e-3, 0.0))
+    assert to_seconds(dear.decode(5, 0, 0, 1, 0, 0).first - free.decode(5, 0, 0, 1, 0, 0).first) == pytest.approx(5e-3)
+    load = Load(0, 1, 0, 0)
+    more = dear.mixed(5, 0, 1, 9, 81, load) - free.mixed(5, 0, 1, 9, 81, load)
+    assert to_seconds(more) == pytest.approx(5e-3)
 
 
 def test_sampling_costs_each_sequence_in_proportion_to_the_vocabulary() -> None:

@@ -30,6 +30,8 @@ ALL_IN_HOST = "host RAM for all adapters (adapters.host_bytes, adapters.host_ada
         ("router=affinity", "router has no effect with replicas: 1"),
         ("loading.disk_bytes_per_s=2e7", f"loading.disk_bytes_per_s has no effect with {ALL_IN_HOST}"),
         ("adapters.host_starts_warm=false", f"adapters.host_starts_warm has no effect with {ALL_IN_HOST}"),
+        ("adapters.slot_modules=[q,k,v,o]", "adapters.slot_modules has no effect with adapters.memory: unified"),
+        ("adapters.max_rank=128", "adapters.max_rank has no effect with adapters.memory: unified"),
         ("loading.slowdown=1.5", "loading.slowdown has no effect with loading.mode: blocking"),
         ("parallel.all_reduce_s=1e-5", "parallel.all_reduce_s has no effect with parallel.tensor: 1"),
         ("admission.victim=least_generated", "admission.victim has no effect with admission.reserve: peak"),
@@ -63,6 +65,8 @@ def test_a_setting_that_idles_changes_nothing(system: str, others: tuple[str, ..
 def test_a_setting_that_acts_is_not_told() -> None:
     assert idle_settings(load_config("vllm", ["adapters.slots=4", "limits.step_tokens=64"]).config) == []
     assert idle_settings(load_config("slora", ["adapters.host_adapters=4", "loading.disk_latency_s=1"]).config) == []
+    kept = ["scheduler=fastserve", "admission.preempted=keep", "admission.shortage=swap"]  # what waits keeps its KV
+    assert idle_settings(load_config("slora", kept).config) == []
 
 
 def test_the_command_warns_and_the_summary_keeps_it() -> None:

@@ -125,7 +125,9 @@ def test_only_the_ratio_of_fair_weights_counts(one: Configuration) -> None:
 
 @in_drawn(FEW)
 def test_the_shortest_of_equals_is_the_first(one: Configuration) -> None:
-    blind = one.but({"predictor": "constant", "admission.preempted": "recompute"})
+    # who stops is the last admitted, and waits before all others: first come, first served again
+    last = {"admission.victim": "last_admitted"}
+    blind = one.but({"predictor": "constant", "admission.preempted": "recompute", **last})
     assert_alike(blind, {"scheduler": "sjf"}, {"scheduler": "fcfs"})
 
 

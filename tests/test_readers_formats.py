@@ -122,8 +122,8 @@ def test_a_column_can_be_taken_for_adapters_with_ranks_dealt_in_order_of_first_u
     names = "Timestamp,Model,Request tokens,Response tokens"
     path = put(tmp_path, csv_of(names, "0,GPT-4,10,1", "1,ChatGPT,10,1", "2,,10,1", "3,GPT-4,10,1"))
     trace = read_trace(path, adapter_column="Model", ranks=(8, 64))
-    assert trace.palette == (AdapterSpec("GPT-4", 8), AdapterSpec("ChatGPT", 64), None)
-    assert trace.adapter.tolist() == [0, 1, 2, 0]
+    assert trace.palette == (AdapterSpec("ChatGPT", 64), AdapterSpec("GPT-4", 8), None)
+    assert trace.adapter.tolist() == [1, 0, 2, 1]
     assert not trace.lacks
     dealt = "rows whose adapter has a rank dealt in turn from `ranks`, because the file names none"
     assert trace.notes == ((dealt, 3),)

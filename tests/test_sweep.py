@@ -306,6 +306,18 @@ def test_a_single_system_is_compared_with_its_first_setting_at_the_same_rate() -
     assert [None if row.p99_cut is None else round(row.p99_cut.estimate, 9) for row in table] == [None, 0.5]
 
 
+def test_a_part_of_a_sweep_is_compared_as_the_whole_is() -> None:
+    whole = plan(reps=1, axes=parse_axes(["workload.adapters=10,50"]))
+    part = [cell for cell in whole if cell.system == "chameleon"]  # the first system's runs are elsewhere
+    table = rows([ran(cell, p99=p99) for cell, p99 in zip(part, (100.0, 50.0), strict=True)], whole)
+    assert [row.p99_cut for row in table] == [None, None]
+
+
+def test_the_head_of_the_table_names_what_others_are_compared_with() -> None:
+    said = sweep("--system", "slora", "--rates", "4", "--vary", "cache.kind=lru,lfu")
+    assert "P99 vs lru" in said.output
+
+
 def test_a_cell_that_failed_has_a_row_with_the_reason_and_no_numbers() -> None:
     good, bad = plan(reps=1)
     first, second = records(rows([ran(good, p99=1.0), (bad, Failure("out of luck"))]))

@@ -101,7 +101,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     check_pictures(figure, heat_map, chosen, axes)
     extra = options.overrides(workload, trace, None, requests, scale, seed, hardware, model)
     names = systems or DEFAULT_SYSTEMS
-    plan = _part(cells(names, chosen, reps, changes=sets or (), extra=extra, axes=axes, out=out), shard, out)
+    whole = cells(names, chosen, reps, changes=sets or (), extra=extra, axes=axes, out=out)
+    plan = _part(whole, shard, out)
     faults = _faults(plan, extra)
     if dry_run:
         typer.echo(_planned(plan, faults, as_json=as_json))
@@ -111,13 +112,14 @@ def sweep(  # noqa: PLR0913, PLR0917 - one argument for each flag
     finished = _finished(plan, jobs)
     if not finished:
         raise KeyboardInterrupt
-    found = _told(finished, plan, caption(plan[0], reps, sets or ()), as_json=as_json, is_part=shard is not None)
+    note = caption(plan[0], reps, sets or ())
+    found = _told(finished, plan, whole, note, as_json=as_json)
     tell_of_seeds(varied(plan[0].task.loaded, reps))
     is_failed = _tell_failures(finished)
     if out is not None and shard is None:
         _keep(found, out)
     if shard is None and any(row.p99_ms is not None for row in found):  # a part has not all of a picture
-        draw(found, figure, heat_map, title, caption(plan[0], reps, sets or ()))
+        draw(found, figure, heat_map, title, note)
     if is_failed:
         raise typer.Exit(FAILED)
 
@@ -202,7 +204,7 @@ def _finished(plan: list[Cell], jobs: int) -> list[tuple[Cell, Outcome]]:
 
 
 def _told(
-    finished: list[tuple[Cell, Outcome]], plan: list[Cell], note: str, *, as_json: bool, is_part: bool
+    finished: list[tuple[Cell, Outcome]], plan: list[Cell], whole: list[Cell], note: str, *, as_json: bool
 ) -> list[Row]:
     """Print the table and return its rows.
 
@@ -210,15 +212,17 @@ def _told(
         KeyboardInterrupt: if runs are missing.
     """
     from sim.cli.origins import tell_origins  # noqa: PLC0415
-    from sim.experiments.sweep import rows  # noqa: PLC0415
+    from sim.experiments.sweep import is_of_one_system, rows  # noqa: PLC0415
 
-    found, missing = rows(finished), len(plan) - len(finished)
+    found, missing, first_cell = rows(finished, whole), len(plan) - len(finished), whole[0]
+    settings = ", ".join(value for _, value in first_cell.settings)
+    beside = settings if settings and is_of_one_system(whole) else first_cell.system
     summaries = [outcome for _, outcome in finished if isinstance(outcome, dict)]
     for first in summaries[:1]:
         tell_of_rows(first, plan[0].task.loaded.config.workload)
     tell_origins(summaries)
-    is_whole = not missing and not is_part
-    typer.echo(_as_json(found, note, is_whole=is_whole) if as_json else _text(found, note, missing))
+    is_whole = len(finished) == len(whole)
+    typer.echo(_as_json(found, note, is_whole=is_whole) if as_json else _text(found, note, missing, beside))
     if missing:
         raise KeyboardInterrupt
     return found
@@ -245,11 +249,9 @@ def _tell_failures(finished: list[tuple[Cell, Outcome]]) -> bool:
     return bool(failed)
 
 
-def _text(found: list[Row], note: str, missing: int) -> str:
+def _text(found: list[Row], note: str, missing: int, beside: str) -> str:
     keys = [key for key, _ in found[0].settings]
     slo = next((f" <= {row.slo_s:g} s" for row in found if row.slo_s is not None), "")
-    is_one = len({row.system for row in found}) == 1
-    beside = ", ".join(value for _, value in found[0].settings) if is_one and keys else found[0].system
     measures = ["P50 TTFT (ms)", "P99 TTFT (ms)", f"P99 vs {beside}", f"TTFT{slo} (%)", "queue"]
     width = max(len(row.system) for row in found)
     body, before = [], None

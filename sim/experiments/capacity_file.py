@@ -81,5 +81,5 @@ def read(path: Path) -> dict[str, Answer]:
 
 
 def _answer(told: Mapping[str, Any]) -> Answer:
-    probes = tuple(Probe(**{**one, "remarks": tuple(one["remarks"])}) for one in told["probes"])
+    probes = tuple(Probe(**{**one, "remarks": tuple(one.get("remarks", ()))}) for one in told["probes"])
     return Answer(**{**told, "probes": probes})

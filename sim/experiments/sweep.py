@@ -191,11 +191,16 @@ def attempt_cells(plan: Sequence[Cell], jobs: int = 1) -> Iterator[tuple[Cell, O
 _Place = tuple[float, tuple[Setting, ...], str]
 
 
-def rows(finished: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
+def rows(finished: Sequence[tuple[Cell, Outcome]], plan: Sequence[Cell] | None = None) -> list[Row]:
     """Return a row per rate, setting and system over the runs so far: rates ascending, the others in the order given.
 
     A cell none of whose runs could be made has a row too, with the reason and no numbers.
+
+    Args:
+        finished: runs with their summaries, or why there is none.
+        plan: all runs of the sweep, if these are a part of it; its first is what others are compared with.
     """
+    whole = [cell for cell, _ in finished] if plan is None else plan
     groups: dict[_Place, dict[int, Summary]] = {}
     errors: dict[_Place, str] = {}
     for cell, outcome in finished:
@@ -206,13 +211,14 @@ def rows(finished: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
         else:
             group[cell.task.loaded.config.seed] = outcome
     order = sorted(groups, key=lambda place: place[0])  # stable: the rest stays in the order of the plan
-    return [_row(place, groups[place], groups.get(_beside(place, groups), {}), errors.get(place)) for place in order]
+    is_one = is_of_one_system(whole)
+    beside = {place: (place[0], whole[0].settings if is_one else place[1], whole[0].system) for place in order}
+    return [_row(place, groups[place], groups.get(beside[place], {}), errors.get(place)) for place in order]
 
 
-def _beside(place: _Place, groups: Mapping[_Place, object]) -> _Place:
-    """Return what a place is compared with: the first system, or of a single one its first setting."""
-    (_, settings, system), rate = next(iter(groups)), place[0]
-    return (rate, place[1], system) if len({one[2] for one in groups}) > 1 else (rate, settings, system)
+def is_of_one_system(plan: Sequence[Cell]) -> bool:
+    """Whether a sweep has a single system, whose settings are then compared with the first."""
+    return len({cell.system for cell in plan}) == 1
 
 
 def _row(place: _Place, runs: Mapping[int, Summary], first: Mapping[int, Summary], error: str | None) -> Row:

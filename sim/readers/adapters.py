@@ -1,4 +1,4 @@
-"""The adapters that a trace file names, in order of their first row, each with one rank."""
+"""The adapters that a trace file names, each with one rank."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from sim.readers.cells import IntArray, Problems, numbers
 from sim.trace import AdapterSpec
 
 MAX_RANK = 4096
+
+
+def by_name(specs: Sequence[AdapterSpec | None], adapter: IntArray) -> tuple[tuple[AdapterSpec | None, ...], IntArray]:
+    """Return a palette in order of names, the base model last, as drawn ones have it: ties go by a palette's order.
+
+    Args:
+        specs: of each palette entry.
+        adapter: palette index of each row, shape (n,).
+    """
+    names = ["" if spec is None else spec.id for spec in specs]
+    order = sorted(range(len(specs)), key=lambda at: (not names[at], names[at]))
+    place = np.empty(len(specs), dtype=np.int64)
+    place[order] = np.arange(len(specs))
+    return tuple(specs[at] for at in order), place[adapter]
 
 
 @dataclass

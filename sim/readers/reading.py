@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from sim.readers.adapters import Adapters
+from sim.readers.adapters import Adapters, by_name
 from sim.readers.cells import BoolArray, FloatArray, IntArray, Problems, TimeArray, TraceError, instants, tokens
 from sim.readers.describe import describe
 from sim.readers.formats import FORMATS, Format
@@ -66,8 +66,8 @@ def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     time, present, prompt, output, adapter, line = (np.concatenate(column) for column in zip(*parts, strict=True))
     usable = present & ~np.isnan(prompt) & ~np.isnan(output)
     notes = sorted(rows.passed_over.items()) + adapters.notes()
-    palette, lacks = tuple(adapters.specs), _lacks(kind, adapters)
-    return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, lacks, ids)
+    palette, adapter = by_name(adapters.specs, adapter)
+    return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, _lacks(kind, adapters), ids)
 
 
 def _stamps(

@@ -123,7 +123,7 @@ class GpuMemory:
         rivals = [one for one in self.idle if not one.queued]
         *scores, own = self._scores([*rivals, slot], now)
         lower = {one: score for one, score in zip(rivals, scores, strict=True) if score < own}
-        order = sorted(lower, key=lambda one: (lower[one], one.last_used, one.adapter.id))
+        order = sorted(lower, key=lambda one: (lower[one], one.last_used, one.index))
         return self._evict_from(order, slot, now)
 
     def make_room_beside_queued(self, slot: AdapterSlot, now: int) -> bool:
@@ -229,7 +229,7 @@ class GpuMemory:
         scores = self._scores(idle, now)
         order = sorted(
             zip(idle, scores, strict=True),
-            key=lambda pair: (pair[0].queued > 0, pair[1], pair[0].last_used, pair[0].adapter.id),
+            key=lambda pair: (pair[0].queued > 0, pair[1], pair[0].last_used, pair[0].index),
         )
         return [slot for slot, _ in order]
 

@@ -81,8 +81,8 @@ class WorkloadConfig(BaseModel):
     )
     between_s: Annotated[tuple[NotNegative, NotNegative], Field(strict=False)] | None = Field(
         default=None,
-        description="only rows of the file that come in these seconds after its first, [from, to[, such as its busiest "
-        "hour; `requests` counts what is left",
+        description="only rows of the file that come in these seconds after its first that can be used, [from, to[, "
+        "such as its busiest hour; `requests` counts what is left",
     )
     adapter_column: str | None = Field(
         default=None,

@@ -61,7 +61,7 @@ def between(trace: Trace, first_s: float, last_s: float, requests: int | None) -
 
     Args:
         trace: with the file's own stamps.
-        first_s: seconds after its first row from which rows are taken.
+        first_s: seconds after its first row, of those that the reader kept, from which rows are taken.
         last_s: the same until which they are.
         requests: how many of them at most; None: all.
 
