@@ -111,6 +111,13 @@ def test_a_trace_file_is_played_at_every_rate() -> None:
     assert len(rates) > 3
 
 
+def test_the_stretch_of_a_file_that_is_searched_with_is_told(tmp_path: Path) -> None:
+    trace = azure_file(tmp_path / "two.csv", "46.0000000,374,44", "47.0000000,374,44")
+    flags = ("capacity", "--trace", trace, "--reps", "1", "-j", "1", "--max-rate", "2", "--precision", "0.5")
+    assert "note: the first 1 requests of the file at most" in chameleon(*flags, "--requests", "1").err
+    assert "of the file at most" not in chameleon(*flags).err
+
+
 def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
     trace = azure_file(tmp_path / "one.csv", "46.0000000,374,44")
     said = chameleon("capacity", "--trace", trace, "--reps", "1", "-j", "1", "--p99-ttft-s", "0.0001")

@@ -55,8 +55,12 @@ def tell_of_seeds(parts: list[str] | None, advice: str = "") -> None:
 
 
 def tell_of_stamps(loaded: Loaded) -> None:
-    """Say on standard error that rates are turned without the stamps of a trace file, if they are."""
+    """Say on standard error what a search makes of a trace file: its first rows, and rates without its stamps."""
     workload = loaded.config.workload
+    if workload.trace is not None and workload.requests is not None:
+        where = "" if workload.between_s is None else " of that time"
+        told = f"the first {workload.requests} requests of the file{where} at most"
+        typer.echo(f"note: {told}; --set workload.between_s=[FROM,TO] takes another stretch", err=True)
     if workload.trace is None or workload.arrivals is None or workload.arrivals.family == "trace":
         return
     typer.echo(
