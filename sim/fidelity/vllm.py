@@ -22,7 +22,7 @@ from sim.fidelity.vllm_workload import workload
 
 # Rows that something was fitted on have a set that ends in "-fit"; their servers kept up. Of Llama-3.1-8B, those where
 # every adapter has one of so many slots, named before any error was looked at. Of Llama-2-7B every other one, named
-# before the two numbers of its servers were fitted to their first tokens and times per token, but after errors of the
+# before the numbers of its servers were fitted (`sim.fidelity.vllm_v0_fit`), but after errors of the
 # law before that had been seen.
 FIT_SLOTS = (16, 64, 192)
 KEPT_UP = 0.9  # of the offered load was completed in the window
