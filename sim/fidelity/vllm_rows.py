@@ -39,7 +39,7 @@ class Server(NamedTuple):
 
 # The authors logged 263 ms for a first load from disk at rank 16, and 83 ms from the host's page cache. The servers of
 # Llama-3.1-8B start with their adapters on disk. Those of Llama-2-7B show no cost of slots and prompts that go first,
-# as vLLM before 0.8 has it (V0); their first loads were fitted, see `sim.fidelity.vllm_v0_fit`. 4096 tokens: its context.
+# as vLLM before 0.8 has it (V0); their first loads were fitted (`sim.fidelity.vllm_v0_fit`). 4096 tokens: its context.
 SERVERS = {
     "llama-3.1-8b-instruct": Server("vllm-lora-h100-8b", "llama-3.1-8b", None, 0.263, "vllm"),
     "llama-2-7b": Server(
