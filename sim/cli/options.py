@@ -64,7 +64,8 @@ def goodput_bounds(given: list[str] | None) -> tuple[tuple[str, float], ...]:
     Raises:
         BadParameter: if a text is none.
     """
-    from sim.results.vllm_bench import JUDGED  # noqa: PLC0415 - it is slow to import
+    from sim.names import closest  # noqa: PLC0415 - these are slow to import
+    from sim.results.vllm_bench import JUDGED  # noqa: PLC0415
 
     found: dict[str, float] = {}
     for word in (word for text in given or () for word in text.split()):
@@ -73,7 +74,9 @@ def goodput_bounds(given: list[str] | None) -> tuple[tuple[str, float], ...]:
             msg = f"--goodput {word!r} is not allowed; KEY:MS is, such as ttft:500"
             raise typer.BadParameter(msg)
         if name not in JUDGED:
-            msg = f"--goodput {word!r}: no latency is named {name!r} ({', '.join(JUDGED)})"
+            match = closest(name, JUDGED)
+            hint = f" - did you mean {match!r}?" if match else ""
+            msg = f"--goodput {word!r}: no latency is named {name!r}{hint} ({', '.join(JUDGED)})"
             raise typer.BadParameter(msg)
         if name in found:
             msg = f"--goodput: {name} is there twice"
