@@ -151,3 +151,9 @@ def test_the_busiest_hour_is_the_one_with_the_most_rows() -> None:
     stamps = np.array([10.0, 4000.0, 5000.0, 7599.0, 7601.0, 12_000.0])
     assert busiest_hour(stamps) == {"from_s": 3990.0, "to_s": 7590.0, "rows": 3}
     assert busiest_hour(stamps[:3]) is None
+
+
+def test_a_time_of_rates_that_are_recognised_by_their_names_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "chunk-0-trace.csv").write_text("")
+    with pytest.raises(ValueError, match="ServeGen's rates are drawn from their start on"):
+        make_trace(WorkloadConfig(trace=tmp_path, between_s=(0, 5)), 0)

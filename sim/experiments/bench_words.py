@@ -14,24 +14,15 @@ from sim.trace import Trace
 from sim.workload.arrivals import GammaArrivals
 
 
-def bench_meta(
-    config: RunConfig, trace: Trace, *, label: str | None = None, slos_ms: Sequence[tuple[str, float]] = ()
-) -> BenchMeta:
-    """Return what the file tells of a configuration and its workload.
-
-    Args:
-        config: of the run.
-        trace: what it served.
-        label: the run's name; None: the system's.
-        slos_ms: objectives that make a request good; none: only the configuration's own.
-    """
+def bench_meta(config: RunConfig, trace: Trace) -> BenchMeta:
+    """Return what the file tells of a configuration and its workload."""
     rate = config.workload.rate_per_s
     return BenchMeta(
-        label=label or config.name,
+        label=config.name,
         request_rate=own_rate(trace) if rate is None else rate,
         burstiness=_burstiness(config),
         max_concurrency=config.client.max_concurrency,
-        slos_ms=objectives_ms(config, slos_ms),
+        slos_ms=objectives_ms(config),
         config_hash=config_hash(config),
         policy=policy_words(config),
     )

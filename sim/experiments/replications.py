@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from sim.config import Loaded, RunConfig
-from sim.experiments.bench_words import bench_meta, objectives_ms
+from sim.experiments.bench_words import objectives_ms
 from sim.experiments.run import execute
 from sim.models import load_model
 from sim.results import timeline
@@ -161,7 +162,8 @@ def _all(do: Callable[[Task], Done], tasks: Sequence[Task], jobs: int) -> Iterat
 
 def save(result: Result, config: RunConfig, directory: Path, wanted: Wanted = NOTHING_ELSE) -> Path:
     """Write a run directory with what `vllm_bench.json` tells beside the results."""
-    meta = bench_meta(config, result.run.trace, label=wanted.label, slos_ms=wanted.slos_ms)
+    slos_ms = objectives_ms(config, wanted.slos_ms)
+    meta = replace(result.meta, label=wanted.label or config.name, slos_ms=slos_ms)
     return result.save(directory, meta, detailed="detailed" in wanted.parts, timeline="timeline" in wanted.parts)
 
 

@@ -22,7 +22,7 @@ from sim.fidelity.measures import NO_LOAD, Measure
 from sim.fidelity.published import VLLM_MICRO, VLLM_RUNS
 from sim.fidelity.vllm import metrics, sets_of
 from sim.fidelity.vllm_micro import FITTED, SET, MicroRow, micro_cases, step_s
-from sim.fidelity.vllm_rows import RunRow, rated_rows
+from sim.fidelity.vllm_rows import OneRun, RunRow, rated_rows
 from sim.fidelity.vllm_server import answered, server
 from sim.fidelity.vllm_steps_fit import fit_steps, shipped, trial_of
 from sim.fidelity.vllm_workload import workload
@@ -40,26 +40,14 @@ Simulate = Callable[[Sequence["ServerRun"]], list[list[Measure]]]
 
 
 @dataclass(frozen=True)
-class ServerRun:
+class ServerRun(OneRun):
     """A calibration run with some coefficients.
 
     Attributes:
-        row: the run.
         values: coefficients by key.
     """
 
-    row: RunRow
     values: tuple[tuple[str, float], ...]
-
-    @property
-    def name(self) -> str:
-        """The run, in words that no other of its set has."""
-        return self.row.words
-
-    @property
-    def requests(self) -> int:
-        """About how many requests it simulates."""
-        return self.row.arrivals
 
     def measures(self) -> list[Measure]:
         """Return the metrics of the fit beside the published ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -139,6 +140,27 @@ class RunRow(BaseModel):
         rates = "/".join(f"{rate:g}" for rate in self.rates)
         kept = f", {self.max_cpu_loras} kept by the host" if self.max_cpu_loras else ""
         return f"{self.n_adapters} adapters, {self.max_loras} slots, {rates} req/s each{kept}"
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """A server run by itself: what is kept of it, and how much work it is.
+
+    Attributes:
+        row: the run.
+    """
+
+    row: RunRow
+
+    @property
+    def name(self) -> str:
+        """The run, in words that no other of its set has."""
+        return self.row.words
+
+    @property
+    def requests(self) -> int:
+        """About how many requests it simulates."""
+        return self.row.arrivals
 
 
 def rated_rows(path: Path) -> list[RunRow]:

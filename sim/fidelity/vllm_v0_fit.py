@@ -15,7 +15,7 @@ from sim.config import load_config
 from sim.fidelity.fitting import Coefficient, Trial, Values, fit_rough, with_costs
 from sim.fidelity.plans import Plan, Run
 from sim.fidelity.vllm import is_steady, metrics
-from sim.fidelity.vllm_rows import METRICS, RunRow
+from sim.fidelity.vllm_rows import METRICS, OneRun, RunRow
 from sim.fidelity.vllm_server import answered, server
 from sim.fidelity.vllm_workload import workload
 
@@ -27,29 +27,13 @@ PRIORS = {"costs.lora_sequence_s": (31.35e-6, 1.0), "costs.prefill_launch_s": (1
 
 
 @dataclass(frozen=True)
-class V0Run:
-    """A published run of V0's servers.
-
-    Attributes:
-        row: the run.
-    """
-
-    row: RunRow
+class V0Run(OneRun):
+    """A published run of V0's servers."""
 
     @property
     def set(self) -> str:
         """What its numbers are held against."""
         return SET
-
-    @property
-    def name(self) -> str:
-        """The run, in words that no other of its set has."""
-        return self.row.words
-
-    @property
-    def requests(self) -> int:
-        """About how many requests it simulates."""
-        return self.row.arrivals
 
     @property
     def workload(self) -> object:

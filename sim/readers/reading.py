@@ -66,8 +66,8 @@ def _parse(rows: Rows, ranks: Sequence[int], problems: Problems) -> _Table:
     time, present, prompt, output, adapter, line = (np.concatenate(column) for column in zip(*parts, strict=True))
     usable = present & ~np.isnan(prompt) & ~np.isnan(output)
     notes = sorted(rows.passed_over.items()) + adapters.notes()
-    palette, adapter = by_name(adapters.specs, adapter)
-    return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, _lacks(kind, adapters), ids)
+    palette, lacks = tuple(adapters.specs), _lacks(kind, adapters)
+    return _Table(kind, time, prompt, output, usable, adapter, line, palette, notes, lacks, ids)
 
 
 def _stamps(
@@ -177,6 +177,8 @@ def read_trace(
         trace = read_gentd26(source, limit, ranks)
     else:
         trace = _read_rows(source, Wanted(format, limit, adapter_column, text_tokens), zero_output, ranks)
+    palette, adapter = by_name(trace.palette, trace.adapter)
+    trace = replace(trace, palette=palette, adapter=adapter)
     return trace if spread_ticks_s is None else _spread(trace, spread_ticks_s, seed)
 
 

@@ -34,6 +34,7 @@ TraceFormat = Literal[
     "guidellm", "aiperf", "vllm", "servegen", "gentd26",
 ]  # fmt: skip
 ABOUT_A_FILE = "format, zero_output, spread_ticks_s, time_scale, between_s, adapter_column and text_tokens"
+NOT_BETWEEN = "ServeGen's rates are drawn from their start on; leave out between_s"
 WITHOUT_LENGTHS = ("servegen", "gentd26")  # formats whose files may have no lengths
 
 _DEFAULTS: dict[str, dict[str, object]] = {
@@ -209,7 +210,7 @@ def _contradictions_of_file(config: WorkloadConfig) -> list[tuple[bool, str]]:
         (first_s >= last_s, f"between_s is [{first_s:g}, {last_s:g}]; its first number must be below its second"),
         (
             config.between_s is not None and config.format == "servegen",
-            "ServeGen's rates are drawn from their start on; leave out between_s",
+            NOT_BETWEEN,
         ),
     ]
 

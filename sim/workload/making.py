@@ -9,10 +9,11 @@ import numpy as np
 
 from sim.models import Model
 from sim.readers.reading import read_trace
+from sim.readers.servegen import is_servegen
 from sim.trace import Part, Trace
 from sim.workload.adapters import with_adapters, with_base_share, without_any
 from sim.workload.arrivals import GammaArrivals, TraceArrivals
-from sim.workload.config import PRESETS, WorkloadConfig, notes_to_tell
+from sim.workload.config import NOT_BETWEEN, PRESETS, WorkloadConfig, notes_to_tell
 from sim.workload.lengths import UniformLengths
 from sim.workload.popularity import SloraPowerPopularity
 from sim.workload.shorten import between, fitted, windowed
@@ -65,6 +66,8 @@ def _lengths_only(config: WorkloadConfig, rng: np.random.Generator) -> Trace:
 
 
 def _from_file(config: WorkloadConfig, path: Path, rng: np.random.Generator, seed: int) -> Trace:
+    if config.between_s is not None and config.format is None and is_servegen(path):
+        raise ValueError(NOT_BETWEEN)
     trace = read_trace(
         path,
         format=config.format,
