@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sim.engine_costs import KERNEL_DEFAULTS, MATRIX_KERNELS, PER_TOKEN_KERNELS, EngineCosts, Kernel
+from sim.engine_costs import KERNEL_DEFAULTS, MATRIX_KERNELS, PER_TOKEN_KERNELS, EngineCosts, Kernel, on_host
 from sim.hardware import Hardware
 from sim.models import DEFAULT_MODULES, Model
 from sim.parallel import ONE_GPU, Parallel
@@ -49,16 +49,6 @@ class LoadingCosts(NamedTuple):
 
 
 PLAIN_LOADING = LoadingCosts()
-HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "prompt_s", "launch_s", "prefill_launch_s")
-
-
-def _on_host(engine: EngineCosts, hardware: Hardware) -> EngineCosts:
-    """Return what an engine's software costs on this machine's CPU."""
-    host, given = hardware.host, engine.host_factor
-    factor = 1.0 if host is None else host.factor
-    api_factor = factor if host is None else host.api_factor or factor
-    times = {name: value * (given or factor) for name in HOST_TIMES if (value := getattr(engine, name)) is not None}
-    return engine.model_copy(update={**times, "api_s": engine.api_s * (given or api_factor)})
 
 
 class CostModel:
@@ -91,7 +81,7 @@ class CostModel:
             raise ValueError(msg)
         modules = tuple(modules)
         hardware = parallel.as_one(hardware)
-        engine = _on_host(engine, hardware)
+        engine = on_host(engine, hardware)
         self._hardware, self._model, self._engine, self._slots = hardware, model, engine, slots
         self._loading, self._parallel = loading, parallel
         self.api_s = engine.api_s  # on this host; no simulated time contains it

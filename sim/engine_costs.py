@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sim.hardware import Rate, Seconds, Strict
+from sim.hardware import Hardware, Rate, Seconds, Strict
 
 Kernel = Literal["bgmv", "mbgmv", "segmented", "vllm_v1", "torch_loop", "merged", "none"]
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -29,6 +29,8 @@ KERNEL_DEFAULTS: dict[str, dict[str, float]] = {
     "merged": {},
     "none": {},
 }
+
+HOST_TIMES = ("host_s", "host_per_running_s", "prefill_host_s", "prompt_s", "launch_s", "prefill_launch_s")
 
 
 class EngineCosts(Strict):
@@ -89,3 +91,12 @@ class EngineCosts(Strict):
         if not isinstance(given, dict):
             return given
         return {**KERNEL_DEFAULTS.get(str(given.get("kernel", "none")), {}), **given}
+
+
+def on_host(engine: EngineCosts, hardware: Hardware) -> EngineCosts:
+    """Return what an engine's software costs on this machine's CPU."""
+    host, given = hardware.host, engine.host_factor
+    factor = 1.0 if host is None else host.factor
+    api_factor = factor if host is None else host.api_factor or factor
+    times = {name: value * (given or factor) for name in HOST_TIMES if (value := getattr(engine, name)) is not None}
+    return engine.model_copy(update={**times, "api_s": engine.api_s * (given or api_factor)})
