@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sim.hardware import Hardware
 
 MOST_WARMED = 128  # requests; larger batches capture their graph when they first come
+MOST_PREFILLED = 2048  # tokens of a warmed prefill; beyond, kernels take so long that launching them need not be quick
 DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
 
 
@@ -164,13 +165,15 @@ def _warm(engine: Engine, longest_tokens: int) -> None:
 
     from gpu_validate.engine.graphs import widths_to  # noqa: PLC0415 - needs torch
     from gpu_validate.engine.kv import BLOCK_TOKENS  # noqa: PLC0415
+    from gpu_validate.engine.packing import PROMPT_STEP  # noqa: PLC0415
 
     worker = engine.device.worker
     if worker.device.type != "cuda":
         return
     widths = widths_to(-(-longest_tokens // BLOCK_TOKENS))
     buckets = [bucket for bucket in BUCKETS if bucket <= MOST_WARMED]
-    worker.warm(buckets, widths, [tokens for tokens in (16, 128, 512, 2048) if tokens < longest_tokens])
+    # The longest first: the allocator then has room for all others.
+    worker.warm(buckets, widths, range(MOST_PREFILLED, 0, -PROMPT_STEP))
     torch.cuda.synchronize(worker.device)  # the run's clock starts when nothing is left to do
 
 

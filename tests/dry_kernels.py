@@ -88,8 +88,18 @@ def join(out: Tensor, partial: Tensor, stats: Tensor) -> None:
     out.copy_((partial * factors[..., None]).sum(2) / weight[..., None])
 
 
+def turn(qkv: Tensor, cache: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, rows: Tensor, *_: Any) -> None:
+    kv_heads = cache.shape[2]
+    q_and_k, v = qkv[:, :-kv_heads], qkv[:, -kv_heads:]
+    left, right = (part.float() for part in q_and_k.chunk(2, dim=-1))
+    c, s = (table[positions].float().unsqueeze(1) for table in (cos, sin))
+    q_and_k.copy_(torch.cat((left * c - right * s, right * c + left * s), dim=-1))
+    cache[0][rows], cache[1][rows] = q_and_k[:, -kv_heads:], v
+
+
 KERNELS: dict[str, dict[str, Callable[..., None]]] = {
     "gpu_validate.lora.segmented_kernels": {"shrink": segmented_shrink, "expand": segmented_expand},
     "gpu_validate.lora.bgmv_kernels": {"shrink": bgmv_shrink, "expand": bgmv_expand},
     "gpu_validate.engine.paged_kernels": {"attend": attend, "join": join},
+    "gpu_validate.engine.rotary_kernels": {"turn": turn},
 }

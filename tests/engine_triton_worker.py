@@ -1,7 +1,8 @@
 """Runs in a process of its own, since Triton reads TRITON_INTERPRET when kernels are defined; prints JSON.
 
-`interpret` holds paged attention against gathered attention in Triton's interpreter (with TRITON_INTERPRET=1),
-`compile` compiles its kernels for compute capabilities such as 80 without a GPU (without that variable).
+`interpret` holds paged attention and rotary positions against torch's in Triton's interpreter (with
+TRITON_INTERPRET=1), `compile` compiles the kernels for compute capabilities such as 80 without a GPU (without that
+variable).
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import torch
 from gpu_validate.engine.attention import gathered_attention, rows_and_mask
 from gpu_validate.engine.kv import BLOCK_TOKENS
 from gpu_validate.engine.paged import BLOCK_N, OPTIONS, paged_attention
+from gpu_validate.engine.rotary import BLOCK_HEADS, Rotation
+from gpu_validate.engine.rotary import OPTIONS as TURN_OPTIONS
 
-INTS = ("q_stride", "width", "v_offset")
+INTS = ("q_stride", "width", "v_offset", "qkv_stride")
 TYPES = {"q": "*bf16", "cache": "*bf16", "out": "*bf16", "partial": "*fp32", "stats": "*fp32", "scale": "fp32"}
-TYPES |= {"tables": "*i64", "lengths": "*i64"} | dict.fromkeys(INTS, "i32")
+TYPES |= dict.fromkeys(("qkv", "cos", "sin"), "*bf16")
+TYPES |= dict.fromkeys(("tables", "lengths", "positions", "rows"), "*i64") | dict.fromkeys(INTS, "i32")
 
 
 def error(lengths: list[int], heads: int, kv_heads: int, splits: int, head_dim: int = 16) -> float:
@@ -33,9 +37,24 @@ def error(lengths: list[int], heads: int, kv_heads: int, splits: int, head_dim: 
     return float((paged_attention(q, cache, blocks, counts, splits) - wanted).abs().max())
 
 
+def turn_error(heads: int, kv_heads: int, head_dim: int = 16) -> float:
+    """Return the largest difference between own kernel and torch, in what is returned and in the cache."""
+    dice = torch.Generator().manual_seed(0)
+    tables = torch.randn(2, 9, head_dim // 2, generator=dice)
+    rotation = Rotation(tables[0], tables[1], torch.tensor([8, 0, 3]), torch.tensor([2, 5, 1]))
+    qkv = torch.randn(3, (heads + 2 * kv_heads) * head_dim, generator=dice)
+    empty, other = torch.zeros(2, 6, kv_heads, head_dim), torch.zeros(2, 6, kv_heads, head_dim)
+    wanted = torch.cat(rotation(qkv, empty, heads), dim=1)
+    parts = qkv.view(3, -1, head_dim).clone()
+    rotation._launch(parts, other, heads)
+    return float(max((parts - wanted).abs().max(), (other - empty).abs().max()))
+
+
 def interpret() -> dict[str, float]:
     """Return errors by case."""
     return {
+        "turned": turn_error(4, 4),
+        "turned, grouped, several blocks of heads": turn_error(8, 2),
         "one head a query": error([1, 17], 2, 2, 1),
         "grouped": error([140, 3], 8, 2, 2),
         "many parts, some empty": error([300], 2, 1, 8),
@@ -67,12 +86,14 @@ def compiled(kernel: Any, constants: dict[str, Any], options: dict[str, Any], cc
 def compile_all(cc: int) -> dict[str, Any]:
     """Return what became of each kernel."""
     from gpu_validate.engine.paged_kernels import attend, join  # noqa: PLC0415 - imports Triton
+    from gpu_validate.engine.rotary_kernels import turn  # noqa: PLC0415 - imports Triton
 
     shape = {"kv_heads": 8, "group": 4, "splits": 8, "head_dim": 128, "block_tokens": BLOCK_TOKENS}
     shape |= {"block_group": 16, "block_n": BLOCK_N}
     return {
         "attend": compiled(attend, shape, OPTIONS, cc),
         "join": compiled(join, {"splits": 8, "head_dim": 128}, {"num_warps": 4}, cc),
+        "turn": compiled(turn, {"heads": 32, "kv_heads": 8, "half": 64, "block_heads": BLOCK_HEADS}, TURN_OPTIONS, cc),
     }
 
 

@@ -34,6 +34,7 @@ def dry(monkeypatch: pytest.MonkeyPatch) -> Iterator[DryCuda]:
     monkeypatch.setattr(runner, "MOST_S", 0.0)  # the fewest runs
     monkeypatch.setattr(timing, "WARM_UP_S", 0.0)
     monkeypatch.setattr(live, "MOST_WARMED", 4)
+    monkeypatch.setattr(live, "MOST_PREFILLED", 128)
     monkeypatch.setattr(build, "open_engine", partial(build.open_engine, dims=TINY, rank_divisor=8))
     with dry_cuda() as mode:
         yield mode

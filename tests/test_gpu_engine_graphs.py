@@ -14,11 +14,13 @@ from gpu_validate.engine.attention import Packed, prompt_attention  # noqa: E402
 from gpu_validate.engine.build import open_engine  # noqa: E402
 from gpu_validate.engine.dims import tiny  # noqa: E402
 from gpu_validate.engine.graphs import Captured, DecodeGraphs, padded_blocks, padded_requests, widths_to  # noqa: E402
+from gpu_validate.engine.packing import padding_of  # noqa: E402
 from gpu_validate.engine.worker import Worker, idle_metadata  # noqa: E402
 from gpu_validate.lora.plan import LoraPlan  # noqa: E402
 from gpu_validate.replay import Replay  # noqa: E402
 from sim.build import deploy, jobs  # noqa: E402
 from sim.config import load_config  # noqa: E402
+from sim.serving.steps import Chunk  # noqa: E402
 from tests.engine_world import job_of, said, worker_of  # noqa: E402
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -69,6 +71,25 @@ def test_padding_changes_nothing_that_is_said() -> None:
     assert padded._graphs is not None
     assert len(padded._graphs) > 3
     assert torch.isfinite(padded.kv.cache).all()
+
+
+def test_padded_chunks_say_what_whole_prompts_say() -> None:
+    whole, chunked = worker_of(), graphed()
+    for worker in (whole, chunked):
+        batch, job = job_of(worker, 0, 5, 1), job_of(worker, 1, 90, 3)
+        worker.prefill([batch])
+        for chunk in [Chunk(job, 0, 90)] if worker is whole else [Chunk(job, 0, 40), Chunk(job, 40, 50)]:
+            worker.mixed([batch], [chunk])
+        worker.decode([batch])
+    heard = said(chunked)
+    assert (heard[0][:3], heard[1]) == (said(whole)[0], said(whole)[1])
+    assert chunked.prefilled_tokens == whole.prefilled_tokens == 95
+    assert torch.isfinite(chunked.kv.cache).all()
+
+
+@pytest.mark.parametrize(("tokens", "padding"), [(1, 63), (64, 0), (65, 63)])
+def test_prompts_are_padded_to_a_few_sizes(tokens: int, padding: int) -> None:
+    assert padding_of(tokens) == padding
 
 
 @pytest.mark.parametrize("has_graphs", [True, False])
@@ -180,7 +201,9 @@ def test_other_engines_account_for_every_request_on_the_gpu(system: str, setting
 @pytest.mark.parametrize("kv_heads", [2, 8])
 def test_chunks_attend_to_what_came_before_on_the_gpu(kv_heads: int) -> None:
     queries, keys = (3, 20, 1), (40, 20, 7)
-    packed = [Packed(torch.tensor([0, *accumulate(lengths)]), lengths) for lengths in (queries, keys)]
+    packed = [
+        Packed(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), lengths) for lengths in (queries, keys)
+    ]
     q = torch.randn(sum(queries), 8, 64, dtype=torch.bfloat16)
     k, v = (torch.randn(sum(keys), kv_heads, 64, dtype=torch.bfloat16) for _ in "kv")
     wanted = prompt_attention(q.float(), k.float(), v.float(), packed[0], packed[1])

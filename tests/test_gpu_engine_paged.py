@@ -1,4 +1,4 @@
-"""Own kernels for attention over paged KV, without a GPU: in Triton's interpreter, and compiled for real cards."""
+"""Own kernels for paged KV and rotary positions without a GPU: in Triton's interpreter, and compiled for real cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ pytest.importorskip("triton", reason="Triton is not installed (it comes with tor
 
 from gpu_validate.engine import attention  # noqa: E402
 from gpu_validate.engine.attention import Packed, TokenAttention, gathered_attention, rows_and_mask  # noqa: E402
-from gpu_validate.engine.paged import can_attend, splits_for  # noqa: E402
+from gpu_validate.engine.paged import can_launch, splits_for  # noqa: E402
+from gpu_validate.engine.rotary import Rotation, turned  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_BYTES = {"86": 99 * 1024, "90": 227 * 1024}  # of one block, by compute capability
@@ -35,22 +36,22 @@ def worker(folder: Path, *arguments: str, interpret: bool) -> dict[str, Any]:
     return found
 
 
-def test_paged_attention_agrees_with_gathered_attention(tmp_path: Path) -> None:
+def test_the_kernels_agree_with_torch(tmp_path: Path) -> None:
     errors = worker(tmp_path, "interpret", interpret=True)
-    assert len(errors) == 3
+    assert len(errors) == 5
     assert all(error < 1e-5 for error in errors.values()), errors
 
 
 def test_the_kernels_compile_for_real_cards(tmp_path: Path) -> None:
     found = worker(tmp_path, "compile", *SHARED_BYTES, interpret=False)
     for cc, kernels in found.items():
-        assert list(kernels) == ["attend", "join"]
+        assert list(kernels) == ["attend", "join", "turn"]
         assert all(kernel["cubin_bytes"] > 0 for kernel in kernels.values())
         assert all(kernel["shared_bytes"] <= SHARED_BYTES[cc] for kernel in kernels.values())
         assert kernels["attend"]["tensor_cores"]
 
 
-@pytest.mark.parametrize(("requests", "kv_heads", "splits"), [(1, 8, 16), (1, 64, 4), (8, 32, 1), (256, 8, 1)])
+@pytest.mark.parametrize(("requests", "kv_heads", "splits"), [(1, 8, 16), (8, 32, 16), (64, 32, 2), (256, 32, 1)])
 def test_few_requests_are_cut_into_more_parts(requests: int, kv_heads: int, splits: int) -> None:
     assert splits_for(requests, kv_heads) == splits
 
@@ -58,7 +59,7 @@ def test_few_requests_are_cut_into_more_parts(requests: int, kv_heads: int, spli
 def test_without_a_gpu_kv_is_gathered() -> None:
     q, cache = torch.randn(2, 4, 16), torch.randn(2, 48, 2, 16)
     tables, lengths = torch.tensor([[1], [2]]), torch.tensor([3, 16])
-    assert not can_attend(q)
+    assert not can_launch(q)
     wanted = gathered_attention(q, cache, *rows_and_mask(tables, lengths))
     assert torch.equal(TokenAttention(tables, lengths)(q, cache), wanted)
 
@@ -71,10 +72,30 @@ def test_paged_attention_agrees_on_the_gpu(heads: int, kv_heads: int) -> None:
     q, cache = torch.randn(3, heads, 128, **cuda), torch.randn(2, 1600, kv_heads, 128, **cuda)
     tables = (torch.randperm(99, device="cuda")[:96] + 1).view(3, 32)
     lengths = torch.tensor([1, 300, 512], device="cuda")
-    assert can_attend(q)
+    assert can_launch(q)
     wanted = gathered_attention(q.float(), cache.float(), *rows_and_mask(tables, lengths))
     found = TokenAttention(tables, lengths)(q, cache).float()
     assert torch.allclose(found, wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("heads", "kv_heads"), [(32, 32), (32, 8)])
+def test_positions_are_turned_alike_on_the_gpu(heads: int, kv_heads: int) -> None:
+    tokens, cuda = 300, {"device": "cuda", "dtype": torch.bfloat16}
+    tables = torch.randn(2, 512, 64, **cuda)
+    positions, rows = (torch.randperm(500, device="cuda")[:tokens] for _ in range(2))
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * 128, **cuda)
+    exact, found = (
+        torch.zeros(2, 512, kv_heads, 128, dtype=kind, device="cuda") for kind in (torch.float32, qkv.dtype)
+    )
+    q, k, v = qkv.float().view(tokens, -1, 128).split([heads, kv_heads, kv_heads], dim=1)
+    turn = [table.float()[positions].unsqueeze(1) for table in tables]
+    wanted = (turned(q, *turn), turned(k, *turn), v)
+    exact[0][rows], exact[1][rows] = wanted[1:]
+    for one, other in zip(wanted, Rotation(tables[0], tables[1], positions, rows)(qkv, found, heads), strict=True):
+        assert torch.allclose(one, other.float(), rtol=1e-2, atol=2e-2)
+    assert torch.allclose(exact, found.float(), rtol=1e-2, atol=2e-2)
 
 
 def test_a_varlen_kernel_that_knows_no_groups_is_used_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +111,7 @@ def test_a_varlen_kernel_that_knows_no_groups_is_used_where_there_are_none(monke
     monkeypatch.setattr(attention, "varlen_kernel", attention.varlen_kernel.__wrapped__)
     assert attention.varlen_kernel(has_groups=True) is None
     causal = attention.varlen_kernel(has_groups=False)
-    q, packed = torch.randn(5, 2, 16), Packed(torch.tensor([0, 2, 5]), (2, 3))
+    q, packed = torch.randn(5, 2, 16), Packed(torch.tensor([0, 2, 5], dtype=torch.int32), (2, 3))
     assert causal is not None
     assert causal(q, q, q, packed, packed) is q
     assert windows == [(-1, 0)]

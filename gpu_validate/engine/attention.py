@@ -11,13 +11,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from gpu_validate.engine.kv import BLOCK_TOKENS
-from gpu_validate.engine.paged import can_attend, paged_attention
+from gpu_validate.engine.paged import can_launch, paged_attention
 
 
 class Packed(NamedTuple):
     """Where each of several sequences lies that are packed end to end."""
 
-    bounds: torch.Tensor  # (sequences + 1,) int64, where each starts, on the device
+    bounds: torch.Tensor  # (sequences + 1,) int32, where each starts, on the device
     lengths: tuple[int, ...]  # the same on the host
 
 
@@ -84,7 +84,7 @@ class TokenAttention:
 
     def __call__(self, q: torch.Tensor, cache_of_layer: torch.Tensor) -> torch.Tensor:
         """Return attention of queries of shape (requests, heads, head_dim), in that shape."""
-        if can_attend(q):
+        if can_launch(q):
             return paged_attention(q, cache_of_layer, self._tables, self._lengths)
         if self._padded is None:
             self._padded = rows_and_mask(self._tables, self._lengths)
@@ -118,9 +118,8 @@ def varlen_kernel(*, has_groups: bool) -> Varlen | None:
 
     def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed) -> torch.Tensor:
         # With fewer queries than keys its causal window is that of the last tokens, as ours is.
-        starts, key_starts = (packed.bounds.to(torch.int32) for packed in (queries, keys))
         most, most_keys = (max(packed.lengths) for packed in (queries, keys))
-        found = varlen_attn(q, k, v, starts, key_starts, most, most_keys, window_size=(-1, 0), **grouped)
+        found = varlen_attn(q, k, v, queries.bounds, keys.bounds, most, most_keys, window_size=(-1, 0), **grouped)
         return found if isinstance(found, torch.Tensor) else found[0]
 
     return causal

@@ -10,6 +10,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from gpu_validate.engine.attention import Packed, TokenAttention, prompt_attention
 from gpu_validate.engine.kv import PagedKV
+from gpu_validate.engine.rotary import Rotation
 from sim.models import Model
 
 EPS = 1e-5
@@ -141,28 +142,23 @@ class Decoder:
         self, batch: Prompts | NextTokens | _Tokens, kv: PagedKV, attend: Attend, lora: Lora | None
     ) -> torch.Tensor:
         x = self.embedding[batch.tokens]
-        turn = self._cos[batch.positions].unsqueeze(1), self._sin[batch.positions].unsqueeze(1)
+        rotation = Rotation(self._cos, self._sin, batch.positions, batch.rows)
         for index, layer in enumerate(self.layers):
-            q, k, v = self._qkv(index, rms_norm(x, x.shape[1:], layer.attention_norm, EPS), turn, lora)
-            kv.write(index, batch.rows, k, v)
-            attended = attend(index, q, k, v).flatten(1)
+            qkv = self._qkv(index, rms_norm(x, x.shape[1:], layer.attention_norm, EPS), lora)
+            attended = attend(index, *rotation(qkv, kv.cache[index], self.model.heads)).flatten(1)
             y = linear(attended, layer.o)
             _add(lora, y, attended, index, "o")
             x = x + y
             x = x + self._mlp(index, rms_norm(x, x.shape[1:], layer.mlp_norm, EPS), lora)
         return x
 
-    def _qkv(
-        self, index: int, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor], lora: Lora | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _qkv(self, index: int, x: torch.Tensor, lora: Lora | None) -> torch.Tensor:
         heads, kv_heads, head_dim = self.model.heads, self.model.kv_heads, self.model.head_dim
-        widths = [heads * head_dim] + [kv_heads * head_dim] * 2
         qkv = linear(x, self.layers[index].qkv)
+        widths = [heads * head_dim] + [kv_heads * head_dim] * 2
         for module, part in zip("qkv", torch.split(qkv, widths, dim=1), strict=True):
             _add(lora, part, x, index, module)
-        q_and_k, v = torch.split(qkv.view(len(x), -1, head_dim), [heads + kv_heads, kv_heads], dim=1)
-        q, k = torch.split(_turned(q_and_k, *turn), [heads, kv_heads], dim=1)
-        return q, k, v
+        return qkv
 
     def _mlp(self, index: int, x: torch.Tensor, lora: Lora | None) -> torch.Tensor:
         layer = self.layers[index]
@@ -206,8 +202,3 @@ def _over_prompts(batch: Prompts, kv: PagedKV) -> Attend:
 def _add(lora: Lora | None, y: torch.Tensor, x: torch.Tensor, layer: int, module: str) -> None:
     if lora is not None:
         lora.add(y, x, layer, module)
-
-
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)

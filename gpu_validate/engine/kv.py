@@ -143,11 +143,6 @@ class PagedKV:
         # Zeros, because padded attention multiplies rows that were never written by zero: a NaN there would spread.
         self.cache = _zeros(shape, dtype, device)
 
-    def write(self, layer: int, rows: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Store K and V of shape (tokens, kv_heads, head_dim) at rows of shape (tokens,)."""
-        self.cache[layer, 0].index_copy_(0, rows, k)
-        self.cache[layer, 1].index_copy_(0, rows, v)
-
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if device.type == "cpu" and dtype == torch.float32:

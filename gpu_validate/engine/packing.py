@@ -19,14 +19,17 @@ from policies.base import IntArray
 from sim.serving.job import Job
 from sim.serving.steps import Chunk
 
+PROMPT_STEP = 64  # tokens that prompts are padded to a multiple of, as large as a tile of a matrix product
+
 
 class Chunks(NamedTuple):
     """Chunks of prompts end to end."""
 
     arrays: tuple[Integers, ...]  # tokens, positions, rows, last, bounds; with earlier parts also their rows, bounds
-    lengths: tuple[int, ...]
+    lengths: tuple[int, ...]  # padding is one more prompt, at the end
     key_lengths: tuple[int, ...]
     complete: list[Job]  # requests that get a token
+    padding: int  # tokens
 
     def on_device(self, sent: Sequence[torch.Tensor]) -> Prompts:
         """Return what the decoder takes, of the arrays on the device."""
@@ -34,35 +37,59 @@ class Chunks(NamedTuple):
         earlier = None
         if more:
             key_rows, key_bounds = more
-            earlier = Earlier(key_rows, Packed(key_bounds, self.key_lengths))
-        return Prompts(tokens, positions, rows, last, Packed(bounds, self.lengths), earlier)
+            earlier = Earlier(key_rows, Packed(key_bounds.to(torch.int32), self.key_lengths))
+        return Prompts(tokens, positions, rows, last, Packed(bounds.to(torch.int32), self.lengths), earlier)
 
 
-def pack_chunks(chunks: Sequence[Chunk], pool: BlockPool, ids_of: Callable[[Job], IntArray]) -> Chunks:
+class _Part(NamedTuple):
+    """What a chunk brings, or the padding."""
+
+    ids: IntArray
+    before: int  # tokens that were processed earlier
+    keys: IntArray  # rows of the cache of all its tokens so far
+
+    @property
+    def end(self) -> int:
+        """Tokens so far, with these."""
+        return self.before + len(self.ids)
+
+
+def padding_of(tokens: int) -> int:
+    """Return how many tokens to add, so that few sizes of matrix products occur and each can be warmed up."""
+    return -tokens % PROMPT_STEP
+
+
+def pack_chunks(
+    chunks: Sequence[Chunk], pool: BlockPool, ids_of: Callable[[Job], IntArray], padding: int = 0
+) -> Chunks:
     """Return chunks end to end.
 
     Args:
         chunks: each of another request.
         pool: where they have blocks up to and with these tokens.
         ids_of: the ids of all tokens that a request prefills, shape (base_tokens,).
+        padding: tokens of nobody's to add.
     """
-    ends = [chunk.before + chunk.tokens for chunk in chunks]
-    lengths = tuple(chunk.tokens for chunk in chunks)
+    parts = [
+        _Part(ids_of(job)[before : before + count], before, pool.rows(job.request.id)) for job, before, count in chunks
+    ]
+    if padding:
+        nobodys = np.full(padding, NOBODYS_BLOCK, dtype=np.int64)
+        parts.append(_Part(nobodys, 0, nobodys))
+    lengths, ends = [len(part.ids) for part in parts], [part.end for part in parts]
     bounds = list(accumulate(lengths, initial=0))
-    keys = [pool.rows(chunk.job.request.id) for chunk in chunks]
-    parts = [slice(chunk.before, end) for chunk, end in zip(chunks, ends, strict=True)]
-    is_complete = [end == chunk.job.base_tokens for chunk, end in zip(chunks, ends, strict=True)]
+    is_complete = [part.end == job.base_tokens for part, (job, *_) in zip(parts, chunks, strict=False)]
     arrays: tuple[Integers, ...] = (
-        np.concatenate([ids_of(chunk.job)[part] for chunk, part in zip(chunks, parts, strict=True)]),
-        np.concatenate([np.arange(part.start, part.stop) for part in parts]),
-        np.concatenate([rows[part] for rows, part in zip(keys, parts, strict=True)]),
-        [stop - 1 for stop, complete in zip(bounds[1:], is_complete, strict=True) if complete],
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([np.arange(part.before, part.end) for part in parts]),
+        np.concatenate([part.keys[part.before :] for part in parts]),
+        [stop - 1 for stop, complete in zip(bounds[1:], is_complete, strict=False) if complete],
         bounds,
     )
-    if lengths != tuple(ends):
-        arrays += (np.concatenate(keys), list(accumulate(ends, initial=0)))
+    if lengths != ends:
+        arrays += (np.concatenate([part.keys for part in parts]), list(accumulate(ends, initial=0)))
     complete = [chunk.job for chunk, complete in zip(chunks, is_complete, strict=True) if complete]
-    return Chunks(arrays, lengths, tuple(ends), complete)
+    return Chunks(arrays, tuple(lengths), tuple(ends), complete, padding)
 
 
 def pack_steps(

@@ -11,16 +11,18 @@ import torch
 from gpu_validate.engine.kv import BLOCK_TOKENS
 
 LEAST_DOT = 16  # what a tensor core takes
-PROGRAMS = 256  # that keep a GPU busy; fewer requests are cut into more parts
+# So many that no SM waits long for the longest request: with 256, batches of mixed lengths took 16 % longer than equal
+# ones of as many tokens on an H100 (10 requests, LLaMA-7B), with these 1 %, and equal ones 1 % longer than before.
+PROGRAMS = 4096
 MOST_SPLITS = 16
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 BLOCK_N = 64
 
 
-def can_attend(q: torch.Tensor) -> bool:
-    """Whether the kernels take these queries, shape (requests, heads, head_dim)."""
-    head_dim = q.shape[2]
-    return q.is_cuda and has_triton() and head_dim >= LEAST_DOT and head_dim & (head_dim - 1) == 0
+def can_launch(x: torch.Tensor) -> bool:
+    """Whether the own kernels take such tensors, shape (tokens, heads, head_dim)."""
+    head_dim = x.shape[2]
+    return x.is_cuda and has_triton() and head_dim >= LEAST_DOT and head_dim & (head_dim - 1) == 0
 
 
 @cache

@@ -15,7 +15,7 @@ from gpu_validate.engine.decoder import Decoder, NextTokens, Prompts
 from gpu_validate.engine.graphs import DecodeGraphs, padded_requests
 from gpu_validate.engine.kv import PagedKV, blocks_needed
 from gpu_validate.engine.merged import MergedAdapter
-from gpu_validate.engine.packing import pack_chunks, pack_steps
+from gpu_validate.engine.packing import pack_chunks, pack_steps, padding_of
 from gpu_validate.engine.staging import Staging
 from gpu_validate.engine.swap import HostKV
 from gpu_validate.engine.told import Told
@@ -105,12 +105,14 @@ class Worker:
         for chunk in chunks:
             self._extend(chunk)
         steps = pack_steps(jobs, self.kv.pool, self._told.cell, pads=False) if jobs else ()
-        packed = pack_chunks(chunks, self.kv.pool, self._ids)
+        padding = 0 if self._graphs is None else padding_of(len(jobs) + sum(chunk.tokens for chunk in chunks))
+        packed = pack_chunks(chunks, self.kv.pool, self._ids, padding)
         first = [self._told.cell(job, job.base_tokens - 1) for job in packed.complete]
         sent = self._staging.send(first, *steps, *packed.arrays)
         prompts = packed.on_device(sent[1 + len(steps) :])
         indices = [self._index(job) for job in jobs]
         indices += [index for job, _, count in chunks for index in [self._index(job)] * count]
+        indices += [None] * packed.padding
         lora = self._lora(self._plan(indices, self.device))
         if jobs:
             cells, positions, rows, lengths, blocks = sent[1 : 1 + len(steps)]
@@ -120,7 +122,7 @@ class Worker:
         else:
             self._told.after.index_copy_(0, sent[0], self.decoder.prefill(prompts, self.kv, lora))
         self.decoded_tokens += len(jobs)
-        self.prefilled_tokens += sum(packed.lengths)
+        self.prefilled_tokens += sum(packed.lengths) - packed.padding
         self._note([*jobs, *packed.complete])
 
     def decode(self, jobs: Sequence[Job]) -> None:
@@ -140,15 +142,16 @@ class Worker:
         Args:
             requests: batch sizes of decode steps.
             blocks: widths of their block tables.
-            prompts: tokens of single prompts.
+            prompts: tokens of prefills; they may be more than one request has.
         """
         for count, width in product(requests, blocks):
             for plan in (None, self.adapters.empty_plan(count, self.device)):
                 self._issue(idle_metadata(count, count * (COLUMNS + width)), count, plan)
         for count in prompts:
-            at, scratch = (torch.arange(part, device=self.device) for part in (count, 1))
-            packed = Packed(torch.tensor([0, count], device=self.device), (count,))
-            batch = Prompts(scratch.expand(count), at, scratch.expand(count), at[-1:], packed)
+            at, scratch = (make(count, dtype=torch.int64, device=self.device) for make in (torch.arange, torch.zeros))
+            at %= self.decoder.max_positions
+            packed = Packed(torch.tensor([0, count], dtype=torch.int32, device=self.device), (count,))
+            batch = Prompts(scratch, at, scratch, at[-1:], packed)
             self.decoder.prefill(batch, self.kv, self._lora(self.adapters.empty_plan(count, self.device)))
 
     def release(self, core: Core) -> None:
