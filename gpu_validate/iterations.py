@@ -1,4 +1,4 @@
-"""Measures whole iterations of the mini engine: what host and launches add to the kernels' own time."""
+"""Measures whole iterations of the mini engine in service: what host and launches add to the kernels' own time."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ import numpy as np
 
 from gpu_validate.live import free_device
 from gpu_validate.order import in_turn
+from gpu_validate.replay import Replay
 from gpu_validate.shapes import TEST_STREAM, TINY, Shape, Split
 from gpu_validate.timing import Measured, summarise
 from policies.base import Request
 from sim.build import deploy
 from sim.config import load_config
-from sim.serving.job import Job
+from sim.serving.job import AdapterSlot, Job
+from sim.serving.records import Records
+from sim.serving.ticks import TICKS_PER_S
 
 if TYPE_CHECKING:
     from gpu_validate.commands import Options
-    from gpu_validate.engine.build import Engine
+    from gpu_validate.engine.device import Iteration
+    from gpu_validate.engine.worker import Worker
     from gpu_validate.runner import Measure, Tally
 
 LONGEST_TOKENS = 2048  # of a prompt
 POOL_TOKENS = 40_000  # of the engine that is measured
 ADAPTERS = 100
 DECODE_STEPS = 20
+WARM_STEPS = 2  # before them, in which graphs are captured
 PREFILL_RUNS = 10
 LEAST_RUNS = 3  # even where the time is up: one run says nothing about its own noise
 RANKS = (8, 16, 32, 64, 128)  # dealt to the adapters in turn
@@ -79,7 +84,7 @@ def _counted(config: dict[str, Any]) -> dict[str, Any]:
         "tokens": tokens * requests if is_prefill else requests,
         "squared_tokens": tokens * tokens * requests if is_prefill else 0,
         # Each of the measured steps adds a token; the middle one stands for all.
-        "context_tokens": 0 if is_prefill else requests * (tokens + 1 + DECODE_STEPS // 2),
+        "context_tokens": 0 if is_prefill else requests * (tokens + 1 + WARM_STEPS + DECODE_STEPS // 2),
         "token_rank": sum(ranks) * (tokens if is_prefill else 1),
         "sum_rank": sum(ranks),
         "distinct": len(set(used)),
@@ -89,7 +94,9 @@ def _counted(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class Iterations:
-    """Runs shapes on an engine of its own.
+    """Serves the requests of a shape on one engine, all arriving at once, with the driver that a check runs.
+
+    So an iteration lasts as long as it does in service, with all that driver, core and policies do between two.
 
     Args:
         options: of the command.
@@ -104,17 +111,18 @@ class Iterations:
         pool = [f"memory.kv_pool_tokens={POOL_TOKENS}", "adapters.memory=idle", "limits.running_requests=256"]
         workload = {"requests": 1, "adapters": ADAPTERS}
         extra = {"workload": workload, "model": "llama-7b" if model == TINY.name else model, "hardware": "h200"}
-        deployment = deploy(load_config("slora", pool, extra))
-        self._engine: Engine = open_engine(
-            deployment,
+        self._loaded = load_config("slora", pool, extra)
+        engine = open_engine(
+            deploy(self._loaded, asks_every_step=True),
             device="cuda" if options.device == "cuda" else "cpu",
             backend=backend,
-            clock="virtual",
+            clock="real",
             distinct_bytes=2 << 30 if options.device == "cuda" else None,
             positions=LONGEST_TOKENS + 2 * DECODE_STEPS,
             uses_graphs=uses_graphs,
             seed=options.seed,
         )
+        self._worker: Worker = engine.device.worker
         self._ids = iter(range(1 << 40))
 
     def __call__(self, shape: Shape, left_s: float) -> Measured:
@@ -123,52 +131,52 @@ class Iterations:
         Raises:
             RuntimeError: if the engine has no room for it.
         """
-        worker, jobs = self._engine.device.worker, self._jobs(shape.config)
-        try:
-            self._prefill(jobs)  # kernels are compiled and graphs captured before the first that counts
-            if shape.config["phase"] == "prefill":
-                seconds = self._prefills(jobs, left_s)
-            else:
-                worker.decode(jobs)
-                seconds = [self._timed(lambda: worker.decode(jobs)) for _ in range(DECODE_STEPS)]
-        finally:
-            worker.release(self._engine.core)
+        config = shape.config
+        if config["phase"] == "decode":
+            served = self._serve(config, 1 + WARM_STEPS + DECODE_STEPS)
+            seconds = [_seconds(one) for one in served if one.decoded == config["requests"]][WARM_STEPS:]
+        else:
+            self._prefill(config)  # kernels are compiled before the first that counts
+            seconds = self._prefills(config, left_s)
         return Measured(summarise(seconds, "host"))
 
-    def _prefills(self, jobs: list[Job], left_s: float) -> list[float]:
+    def _prefills(self, config: dict[str, Any], left_s: float) -> list[float]:
         begin, seconds = perf_counter(), list[float]()
         while len(seconds) < LEAST_RUNS or (len(seconds) < PREFILL_RUNS and perf_counter() - begin < left_s):
-            seconds.append(self._prefill(jobs))
+            seconds.append(self._prefill(config))
         return seconds
 
-    def _prefill(self, jobs: list[Job]) -> float:
-        worker = self._engine.device.worker
-        worker.release(self._engine.core)  # nobody is live there: all seats are given back
-        return self._timed(lambda: worker.prefill(jobs))
+    def _prefill(self, config: dict[str, Any]) -> float:
+        (prefill,) = (one for one in self._serve(config, 1) if one.prompts)
+        return _seconds(prefill)
 
-    def _timed(self, work: Any) -> float:
-        import torch  # noqa: PLC0415
+    def _serve(self, config: dict[str, Any], output_tokens: int) -> list[Iteration]:
+        """Serve so many requests, each of so many tokens, with the adapters that the config counts."""
+        from gpu_validate.engine.device import TorchDevice  # noqa: PLC0415 - needs torch
 
-        begin = perf_counter()
-        work()
-        if self._engine.device.worker.device.type == "cuda":
-            torch.cuda.synchronize()
-        return perf_counter() - begin
+        device, records = TorchDevice(self._worker), Records()
+        core = deploy(self._loaded, asks_every_step=True).core(device, records)
+        palette = core.adapters.palette
+        jobs = [
+            self._job(config["tokens_each"], output_tokens, palette[i % ADAPTERS]) for i in range(config["requests"])
+        ]
+        try:
+            Replay(core, device, jobs, records).run()
+        finally:
+            for slot in palette:
+                if slot is not None:
+                    slot.held = False  # the next core knows nothing of what this one left in memory
+            self._worker.release(core)
+        return device.iterations
 
-    def _jobs(self, config: dict[str, Any]) -> list[Job]:
-        """Return requests of so many tokens with the adapters that the config counts, which are put on the device."""
-        adapters, palette = self._engine.device.worker.adapters, self._engine.core.adapters.palette
-        jobs = []
-        for place in range(config["requests"]):
-            slot = palette[place % ADAPTERS]
-            if slot is not None and not slot.held:
-                slot.held = slot.ready = True
-                adapters.place(slot)
-                adapters.copy_in(slot)
-            adapter = None if slot is None else slot.adapter
-            request = Request(next(self._ids), 0.0, config["tokens_each"], 1, adapter)
-            jobs.append(Job(request, 0, 1, 1, slot))
-        return jobs
+    def _job(self, prompt_tokens: int, output_tokens: int, slot: AdapterSlot | None) -> Job:
+        adapter = None if slot is None else slot.adapter
+        request = Request(next(self._ids), 0.0, prompt_tokens, output_tokens, adapter)
+        return Job(request, 0, output_tokens, output_tokens, slot)
+
+
+def _seconds(iteration: Iteration) -> float:
+    return (iteration.end - iteration.start) / TICKS_PER_S
 
 
 class OneAtATime:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from gpu_validate.engine.attention import TokenAttention
+from gpu_validate.engine.attention import Packed, TokenAttention, prompt_attention
 from gpu_validate.engine.kv import BLOCK_TOKENS
 from gpu_validate.shapes import Shape
 from gpu_validate.timing import Measured, Work, captured, measure
@@ -47,8 +47,9 @@ def floats(device: torch.device) -> torch.dtype:
 class Layers:
     """Measures shapes of `dense`, `lm_head`, `attention_...` and `launch`.
 
-    Attention in prefill and decode is torch's, and `attention_paged` the engine's own. Device times come from graph
-    replays over enough distinct weights, so they hold neither launches nor cache hits; a time is that of one layer.
+    Attention in prefill and decode is torch's, over packed prompts where it can be, and `attention_paged` the engine's
+    own. Device times come from graph replays over enough distinct weights, so they hold neither launches nor cache
+    hits; a time is that of one layer.
 
     Args:
         device: where to.
@@ -116,16 +117,15 @@ class Layers:
         return lambda: [F.linear(x, head) for head in heads], repeats
 
     def _prefill(self, config: dict[str, Any]) -> tuple[Work, int]:
+        """Return what engines do with a chunk of one prompt: as the mini engine, which calls torch here."""
         chunk, total = config["chunk"], config["chunk"] + config["cached"]
-        q = self.random(1, config["heads"], chunk, config["head_dim"])
-        # The fused kernels behind a mask of cached tokens do not all know grouped queries.
-        heads = config["heads" if config["cached"] else "kv_heads"]
-        k, v = (self.random(1, heads, total, config["head_dim"]) for _ in range(2))
-        if not config["cached"]:
-            grouped = config["heads"] != config["kv_heads"]
-            return partial(F.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=grouped), 1
-        bias = lower_right(chunk, total, self._device)
-        return partial(F.scaled_dot_product_attention, q, k, v, attn_mask=bias), 1
+        q = self.random(chunk, config["heads"], config["head_dim"])
+        k, v = (self.random(total, config["kv_heads"], config["head_dim"]) for _ in range(2))
+        queries, keys = (
+            Packed(torch.tensor([0, tokens], dtype=torch.int32, device=self._device), (tokens,))
+            for tokens in (chunk, total)
+        )
+        return partial(prompt_attention, q, k, v, queries, keys), 1
 
     def _decode(self, config: dict[str, Any]) -> tuple[Work, int]:
         requests = config["requests"]
@@ -177,18 +177,6 @@ def _stack(x: torch.Tensor, weights: list[list[torch.Tensor]]) -> torch.Tensor:
         gate, up = F.linear(F.rms_norm(x, hidden, eps=NORM_EPSILON), gate_up).chunk(2, dim=1)
         x = x + F.linear(F.silu(gate) * up, down)
     return x
-
-
-def lower_right(chunk: int, total: int, device: torch.device) -> Any:
-    """Return the mask of the last `chunk` tokens of `total`: each sees all before it.
-
-    On a GPU it is torch's marker that the fused kernels know; as a tensor it would keep them from being chosen.
-    """
-    if device.type != "cuda":
-        return torch.ones(chunk, total, dtype=torch.bool, device=device).tril(total - chunk)
-    from torch.nn.attention.bias import causal_lower_right  # noqa: PLC0415 - it pulls in torch's compiler
-
-    return causal_lower_right(chunk, total)
 
 
 def busy(like: str, device: torch.device, *, tiny: bool = False) -> Work:

@@ -98,20 +98,20 @@ def test_positions_are_turned_alike_on_the_gpu(heads: int, kv_heads: int) -> Non
     assert torch.allclose(exact, found.float(), rtol=1e-2, atol=2e-2)
 
 
-def test_a_varlen_kernel_that_knows_no_groups_is_used_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_varlen_kernel_that_knows_no_groups_is_given_every_head(monkeypatch: pytest.MonkeyPatch) -> None:
     module = pytest.importorskip("torch.nn.attention.varlen")
     windows: list[tuple[int, int]] = []
 
     def varlen_attn(q: Any, k: Any, v: Any, starts: Any, ends: Any, m: int, n: int, *, window_size: Any) -> Any:
         assert starts.dtype == ends.dtype == torch.int32
         windows.append(window_size)
-        return q
+        return k
 
     monkeypatch.setattr(module, "varlen_attn", varlen_attn)
     monkeypatch.setattr(attention, "varlen_kernel", attention.varlen_kernel.__wrapped__)
-    assert attention.varlen_kernel(has_groups=True) is None
-    causal = attention.varlen_kernel(has_groups=False)
-    q, packed = torch.randn(5, 2, 16), Packed(torch.tensor([0, 2, 5], dtype=torch.int32), (2, 3))
+    causal = attention.varlen_kernel()
+    q, k, packed = torch.randn(5, 4, 16), torch.randn(5, 2, 16), Packed(torch.tensor([0, 2, 5]).int(), (2, 3))
     assert causal is not None
     assert causal(q, q, q, packed, packed) is q
-    assert windows == [(-1, 0)]
+    assert torch.equal(causal(q, k, k, packed, packed), k[:, [0, 0, 1, 1]])
+    assert windows == [(-1, 0)] * 2

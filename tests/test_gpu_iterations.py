@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from gpu_validate.iterations import ADAPTERS, DECODE_STEPS, LEAST_RUNS, POOL_TOKENS, OneAtATime, iteration_shapes
+from gpu_validate.iterations import (
+    ADAPTERS,
+    DECODE_STEPS,
+    LEAST_RUNS,
+    POOL_TOKENS,
+    WARM_STEPS,
+    OneAtATime,
+    iteration_shapes,
+)
 from gpu_validate.rows import read_rows
 from gpu_validate.runner import Measure
 from gpu_validate.shapes import Shape
 from gpu_validate.timing import Measured, summarise
+from sim.serving.ticks import TICKS_PER_S
 from tests.commands import chameleon
 
 
@@ -101,7 +112,7 @@ def test_a_prefill_is_timed_a_few_times_after_one_that_does_not_count(monkeypatc
     from gpu_validate.iterations import Iterations  # noqa: PLC0415 - needs torch
 
     times = iter([9.0, *[0.5] * LEAST_RUNS])  # the first compiles
-    monkeypatch.setattr(Iterations, "_timed", lambda _self, work: (work(), next(times))[1])
+    monkeypatch.setattr("gpu_validate.iterations._seconds", lambda _iteration: next(times))
     measure = Iterations(Options("cpu", models=("tiny",)), "torch_loop", uses_graphs=False)
     shape = next(one for one in iteration_shapes("tiny", "torch_loop", 0, graph=False, tiny=True) if is_prefill(one))
     timing = measure(shape, 0.0).timing
@@ -113,11 +124,34 @@ def test_the_measured_engine_has_positions_for_every_shape() -> None:
     from gpu_validate.commands import Options  # noqa: PLC0415 - needs torch
     from gpu_validate.iterations import Iterations  # noqa: PLC0415 - needs torch
 
-    decoder = Iterations(
-        Options("cpu", models=("tiny",)), "torch_loop", uses_graphs=False
-    )._engine.device.worker.decoder
+    decoder = Iterations(Options("cpu", models=("tiny",)), "torch_loop", uses_graphs=False)._worker.decoder
     longest = max(shape.config["tokens_each"] for shape in iteration_shapes("llama-7b", "bgmv", 0, graph=True))
-    assert decoder.max_positions > longest + 1 + DECODE_STEPS
+    assert decoder.max_positions > longest + 1 + WARM_STEPS + DECODE_STEPS
+
+
+def test_decode_is_timed_in_service_between_the_ends_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from gpu_validate.commands import Options  # noqa: PLC0415 - needs torch
+    from gpu_validate.engine.device import Iteration  # noqa: PLC0415 - needs torch
+    from gpu_validate.iterations import Iterations  # noqa: PLC0415 - needs torch
+
+    measure, served = Iterations(Options("cpu", models=("tiny",)), "torch_loop", uses_graphs=False), list[Iteration]()
+    serve = measure._serve
+
+    def told(config: dict[str, Any], output_tokens: int) -> list[Iteration]:
+        served.extend(serve(config, output_tokens))
+        return served
+
+    monkeypatch.setattr(measure, "_serve", told)
+    shapes = iteration_shapes("tiny", "torch_loop", 0, graph=False, tiny=True)
+    shape = next(one for one in shapes if not is_prefill(one) and one.config["requests"] == 4)
+    timing = measure(shape, 0.0).timing
+    prefill, *decode = served
+    assert (prefill.prompts, {one.decoded for one in decode}) == (4, {4})
+    assert len(decode) == WARM_STEPS + DECODE_STEPS == WARM_STEPS + timing.n
+    assert [one.start for one in decode] == [one.end for one in served[:-1]]
+    assert timing.p50_s == pytest.approx(np.median([one.end - one.start for one in decode[WARM_STEPS:]]) / TICKS_PER_S)
+    assert not measure._worker.kv.pool.tables
 
 
 def is_prefill(shape: Shape) -> bool:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gpu_validate import layers as parts  # noqa: E402 - after the skip
-from gpu_validate.layers import Layers, busy, floats, lower_right, rotation  # noqa: E402
+from gpu_validate.layers import Layers, busy, floats, rotation  # noqa: E402
 from gpu_validate.lora_sweep import LoraSweep, kernels_here, kernels_missing, token_adapters  # noqa: E402
 from gpu_validate.shapes import KERNELS, TINY, Shape, kernel_shapes  # noqa: E402
 from gpu_validate.timing import Timing  # noqa: E402
@@ -76,19 +76,16 @@ def test_what_no_graph_can_hold_is_timed_with_its_launches(monkeypatch: pytest.M
     assert note.endswith("not captured, launches included: operation not permitted when stream is capturing")
 
 
-@pytest.mark.parametrize(("chunk", "cached"), [(1, 3), (2, 1), (4, 4)])
+@pytest.mark.parametrize(("chunk", "cached"), [(1, 3), (2, 1), (3, 5), (4, 0)])
 def test_a_chunk_sees_what_is_cached_and_itself_up_to_each_token(chunk: int, cached: int) -> None:
-    mask = lower_right(chunk, cached + chunk, CPU)
-    seen = [[column <= cached + row for column in range(cached + chunk)] for row in range(chunk)]
-    assert mask.tolist() == seen
-
-
-def test_chunked_attention_is_the_end_of_the_whole() -> None:
-    config = {"heads": 2, "kv_heads": 2, "head_dim": 4, "chunk": 3, "cached": 5}
+    config = {"heads": 4, "kv_heads": 2, "head_dim": 4, "chunk": chunk, "cached": cached}
     work, _ = Layers(CPU, 0)._prefill(config)
-    q, k, v = work.args  # type: ignore[attr-defined]
-    scores = (q @ k.transpose(-1, -2) / math.sqrt(4)).masked_fill(~lower_right(3, 8, CPU), -math.inf)
-    assert torch.allclose(torch.as_tensor(work()), scores.softmax(-1) @ v, atol=1e-5)
+    q, k, v, *_ = work.args  # type: ignore[attr-defined]
+    k, v = (part.repeat_interleave(2, dim=1) for part in (k, v))
+    scores = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(4)
+    seen = torch.tensor([[key <= cached + query for key in range(cached + chunk)] for query in range(chunk)])
+    weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
+    assert torch.allclose(torch.as_tensor(work()), torch.einsum("hqk,khd->qhd", weights, v), atol=1e-5)
 
 
 def test_paged_attention_is_that_of_every_request_over_its_own_scattered_blocks() -> None:

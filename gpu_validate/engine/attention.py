@@ -37,8 +37,7 @@ def prompt_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries:
     Returns:
         Shape (tokens, heads, head_dim).
     """
-    is_taken = q.is_cuda and q.dtype != torch.float32
-    varlen = varlen_kernel(has_groups=q.shape[1] != k.shape[1]) if is_taken else None
+    varlen = varlen_kernel() if q.is_cuda and q.dtype != torch.float32 else None
     if varlen is not None:
         return varlen(q, k, v, queries, keys)
     packed = ((q, queries), (k, keys), (v, keys))
@@ -105,19 +104,23 @@ def rows_and_mask(tables: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Te
 
 
 @cache
-def varlen_kernel(*, has_groups: bool) -> Varlen | None:
-    """Return causal attention over packed prompts, if this torch has one, and one for grouped queries if they are."""
+def varlen_kernel() -> Varlen | None:
+    """Return causal attention over packed prompts, if this torch has one."""
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - older versions of torch have none
     except ImportError:
         return None
     known = set(inspect.signature(varlen_attn).parameters)
-    if "window_size" not in known or (has_groups and "enable_gqa" not in known):
+    if "window_size" not in known:
         return None
-    grouped: dict[str, Any] = {"enable_gqa": True} if has_groups else {}
+    knows_groups = "enable_gqa" in known
 
     def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Packed, keys: Packed) -> torch.Tensor:
         # With fewer queries than keys its causal window is that of the last tokens, as ours is.
+        group = q.shape[1] // k.shape[1]
+        grouped: dict[str, Any] = {"enable_gqa": True} if knows_groups and group > 1 else {}
+        if group > 1 and not knows_groups:
+            k, v = (part.repeat_interleave(group, dim=1) for part in (k, v))
         most, most_keys = (max(packed.lengths) for packed in (queries, keys))
         found = varlen_attn(q, k, v, queries.bounds, keys.bounds, most, most_keys, window_size=(-1, 0), **grouped)
         return found if isinstance(found, torch.Tensor) else found[0]

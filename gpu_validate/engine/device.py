@@ -26,7 +26,10 @@ Kind = Literal["prefill", "mixed", "decode"]
 
 
 class Iteration(NamedTuple):
-    """One executed step, in ticks: when it was issued and when its tokens were complete."""
+    """One executed step, in ticks: when its tokens were complete, and when the host was free for it.
+
+    That was when the step before it ended, or the driver woke up: what plans a step takes its time, too.
+    """
 
     kind: Kind
     start: int
@@ -108,6 +111,7 @@ class TorchDevice:
         self._landed: deque[Landed] = deque()
         self._origin_ns: int | None = None
         self._told = 0  # the latest instant that the driver knows
+        self._free = 0  # when it last had nothing to wait for
         self._core: Core | None = None
 
     def now(self) -> int:
@@ -118,14 +122,14 @@ class TorchDevice:
     def run(self, step: Step, core: Core) -> int:
         """Execute a step and return when its tokens were complete."""
         self._core = core
-        start = self._clock()
         self.worker.run(step, core)
         done = self._copies.mark()
         issued = self._clock()
         while not done.query():
             self._poll(may_compact=False)
         end = self.now()
-        self.iterations.append(_iteration(step, list(core.running), start, issued, end))
+        self.iterations.append(_iteration(step, list(core.running), self._free, issued, end))
+        self._free = end
         return end
 
     def send(self, transfer: AnyTransfer) -> None:
@@ -169,6 +173,7 @@ class TorchDevice:
             self._poll(may_compact=True)
             now = self.now()
             if self._landed or (until is not None and now >= until):
+                self._free = now
                 return now
             if until is not None and not self._is_busy:
                 _nap((until - now) // NS)
