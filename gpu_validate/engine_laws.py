@@ -133,7 +133,8 @@ def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any]
 
     Coefficients: host_s, host_per_running_s, prefill_host_s (where there are prefills) and, without graphs, launch_s;
     with graphs prefill_launch_s, since prefills are launched one kernel after the other all the same. A launch time
-    that no fitted row is bound by is 0: the rows only say that it is not longer than they are.
+    that no fitted row is bound by is 0: the rows only say that it is not longer than they are. Rows of kind `service`
+    alone are fitted where there are some: a burst's host has less to do.
 
     Args:
         name: of the fit.
@@ -143,6 +144,7 @@ def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any]
     """
 
     def solve(rows: Sequence[Row], start: Values | None) -> Values:
+        rows = _told_by(rows)
         gpu, layers = _gpu_seconds(rows, hardware, kernel_costs)
         seconds = seconds_of(rows)
         names = _host_names(rows, has_graph=has_graph)
@@ -166,6 +168,12 @@ def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any]
         return _iteration_seconds(values, rows, *_gpu_seconds(rows, hardware, kernel_costs))
 
     return Law(name, {"iteration": 6}, solve, predict)
+
+
+def _told_by(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows that tell of the host: those in service, if there are some of every phase."""
+    served = [row for row in rows if row.kind == "service"]
+    return served if {row["phase"] for row in rows} == {row["phase"] for row in served} else rows
 
 
 def _host_start(names: Sequence[str], launch_s: float) -> FloatArray:

@@ -16,7 +16,16 @@ import numpy as np
 
 from gpu_validate.engine.dims import BUCKETS
 from gpu_validate.engine_laws import ADAPTED, iteration_law, kernel_fields, launch_law, lora_law
-from gpu_validate.laws import ENGINE_ATTENTION, attention_law, dense_law, is_plain_copy, is_quiet, link_law, paged_law
+from gpu_validate.laws import (
+    ENGINE_ATTENTION,
+    LINK_NAMES,
+    attention_law,
+    dense_law,
+    is_plain_copy,
+    is_quiet,
+    link_law,
+    paged_law,
+)
 from gpu_validate.profile import base_profile, engine_attention, implied, merge, with_attention, write_profile
 from gpu_validate.solvers import DRAWS, Fit, Law, error_of, fit_law, seconds_of
 from gpu_validate.sweep_rows import Row, read_rows, refusal
@@ -119,7 +128,7 @@ def fit_rows(
     for way in (False, True):
         launches = [row for row in usable if row.kind == "launch" and bool(row["graph"]) == way]
         _keep(fitted, launch_law("graph" if way else "eager"), launches, draws, seed)
-    _fit_engines(fitted, [row for row in usable if row.kind == "iteration"], draws, seed)
+    _fit_engines(fitted, [row for row in usable if row.kind in {"iteration", "service"}], draws, seed)
     return fitted
 
 
@@ -209,7 +218,7 @@ def load_modes(rows: Sequence[Row], profile: Hardware) -> dict[str, Any]:
     `beside` and `concurrent` rows tell seconds over what the law says for the bytes of one copy.
     """
     law, link = link_law(profile), profile.link
-    values = {name: float(getattr(link, name)) for name in ("h2d_bytes_per_s", "h2d_latency_s", "copy_issue_s")}
+    values = {name: float(getattr(link, name)) for name in LINK_NAMES}
     groups: dict[str, list[Row]] = {}
     for row in (row for row in rows if row.kind == "load"):
         groups.setdefault(_way(row), []).append(row)

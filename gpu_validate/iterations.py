@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu_validate.live import free_device
+from gpu_validate.live import free_device, undisturbed, warm
 from gpu_validate.order import in_turn
 from gpu_validate.replay import Replay
+from gpu_validate.service import SPAN_S, Asked, asked_of, read_off, service_shapes
 from gpu_validate.shapes import TEST_STREAM, TINY, Shape, Split
 from gpu_validate.timing import Measured, summarise
 from policies.base import Request
-from sim.build import deploy
-from sim.config import load_config
+from sim.build import Deployment, deploy, jobs
+from sim.config import Loaded, load_config
 from sim.serving.job import AdapterSlot, Job
 from sim.serving.records import Records
 from sim.serving.ticks import TICKS_PER_S
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 LONGEST_TOKENS = 2048  # of a prompt
 POOL_TOKENS = 40_000  # of the engine that is measured
+POSITIONS = 2 * LONGEST_TOKENS  # of the longest sequence, more than any here
 ADAPTERS = 100
 DECODE_STEPS = 20
 WARM_STEPS = 2  # before them, in which graphs are captured
@@ -108,22 +111,22 @@ class Iterations:
         from gpu_validate.engine.build import open_engine  # noqa: PLC0415 - needs torch
 
         model = options.models[0] if options.models else "llama-7b"
-        pool = [f"memory.kv_pool_tokens={POOL_TOKENS}", "adapters.memory=idle", "limits.running_requests=256"]
-        workload = {"requests": 1, "adapters": ADAPTERS}
-        extra = {"workload": workload, "model": "llama-7b" if model == TINY.name else model, "hardware": "h200"}
-        self._loaded = load_config("slora", pool, extra)
+        self._model, self._seed = "llama-7b" if model == TINY.name else model, options.seed
+        self._loaded = self._loaded_with({"requests": 1})
         engine = open_engine(
             deploy(self._loaded, asks_every_step=True),
             device="cuda" if options.device == "cuda" else "cpu",
             backend=backend,
             clock="real",
             distinct_bytes=2 << 30 if options.device == "cuda" else None,
-            positions=LONGEST_TOKENS + 2 * DECODE_STEPS,
+            positions=POSITIONS,
             uses_graphs=uses_graphs,
             seed=options.seed,
         )
+        self._engine = engine
         self._worker: Worker = engine.device.worker
         self._ids = iter(range(1 << 40))
+        self._streams: dict[float, tuple[list[Iteration], dict[int, Asked]]] = {}
 
     def __call__(self, shape: Shape, left_s: float) -> Measured:
         """Measure one shape within the seconds that are left.
@@ -132,6 +135,8 @@ class Iterations:
             RuntimeError: if the engine has no room for it.
         """
         config = shape.config
+        if shape.kind == "service":
+            return read_off(*self._stream(config["rate_per_s"]), config)
         if config["phase"] == "decode":
             served = self._serve(config, 1 + WARM_STEPS + DECODE_STEPS)
             seconds = [_seconds(one) for one in served if one.decoded == config["requests"]][WARM_STEPS:]
@@ -152,27 +157,51 @@ class Iterations:
 
     def _serve(self, config: dict[str, Any], output_tokens: int) -> list[Iteration]:
         """Serve so many requests, each of so many tokens, with the adapters that the config counts."""
+
+        def equal(palette: Sequence[AdapterSlot | None]) -> Iterator[Job]:
+            for place in range(config["requests"]):
+                yield _job(next(self._ids), config["tokens_each"], output_tokens, palette[place % ADAPTERS])
+
+        return self._replayed(deploy(self._loaded, asks_every_step=True), equal)
+
+    def _stream(self, rate_per_s: float) -> tuple[list[Iteration], dict[int, Asked]]:
+        """Serve the workload at a rate, once for all that is read off it; return the iterations and who asked."""
+        if rate_per_s not in self._streams:
+            if not self._streams:
+                warm(self._engine, self._worker.decoder.max_positions)
+            requests = {"rate_per_s": rate_per_s, "requests": round(SPAN_S * rate_per_s)}
+            deployment = deploy(self._loaded_with(requests), asks_every_step=True)
+            self._streams[rate_per_s] = self._replayed(deployment, partial(jobs, deployment)), asked_of(deployment)
+        return self._streams[rate_per_s]
+
+    def _loaded_with(self, workload: dict[str, Any]) -> Loaded:
+        pool = [f"memory.kv_pool_tokens={POOL_TOKENS}", f"limits.batch_prompt_tokens={POOL_TOKENS}"]
+        pool += ["adapters.memory=idle", "limits.running_requests=256"]
+        extra = {"workload": {"adapters": ADAPTERS, **workload}, "model": self._model, "hardware": "h200"}
+        return load_config("slora", pool, {**extra, "seed": self._seed})
+
+    def _replayed(
+        self, deployment: Deployment, make: Callable[[list[AdapterSlot | None]], Iterator[Job]]
+    ) -> list[Iteration]:
         from gpu_validate.engine.device import TorchDevice  # noqa: PLC0415 - needs torch
 
         device, records = TorchDevice(self._worker), Records()
-        core = deploy(self._loaded, asks_every_step=True).core(device, records)
-        palette = core.adapters.palette
-        jobs = [
-            self._job(config["tokens_each"], output_tokens, palette[i % ADAPTERS]) for i in range(config["requests"])
-        ]
+        core = deployment.core(device, records)
         try:
-            Replay(core, device, jobs, records).run()
+            with undisturbed():
+                Replay(core, device, make(core.adapters.palette), records).run()
         finally:
-            for slot in palette:
+            for slot in core.adapters.palette:
                 if slot is not None:
                     slot.held = False  # the next core knows nothing of what this one left in memory
             self._worker.release(core)
         return device.iterations
 
-    def _job(self, prompt_tokens: int, output_tokens: int, slot: AdapterSlot | None) -> Job:
-        adapter = None if slot is None else slot.adapter
-        request = Request(next(self._ids), 0.0, prompt_tokens, output_tokens, adapter)
-        return Job(request, 0, output_tokens, output_tokens, slot)
+
+def _job(id_: int, prompt_tokens: int, output_tokens: int, slot: AdapterSlot | None) -> Job:
+    adapter = None if slot is None else slot.adapter
+    request = Request(id_, 0.0, prompt_tokens, output_tokens, adapter)
+    return Job(request, 0, output_tokens, output_tokens, slot)
 
 
 def _seconds(iteration: Iteration) -> float:
@@ -218,7 +247,8 @@ def main_iterations(options: Options) -> Tally:
     shapes = in_turn(
         shape
         for name in usable
-        for shape in iteration_shapes(model, name, options.seed, graph=on_gpu, tiny=options.tiny)
+        for shapes_of in (iteration_shapes, service_shapes)
+        for shape in shapes_of(model, name, options.seed, graph=on_gpu, tiny=options.tiny)
     )
     measure = OneAtATime(lambda kernel: Iterations(options, kernel, uses_graphs=on_gpu))
     return told(ready.run("iterations", shapes, measure))

@@ -19,6 +19,7 @@ TILES = (1, 64, 128, 256)
 HIGHEST_SHARES = np.array([0.9, 0.95])  # of peak FLOP/s and bytes/s: whole layers never come nearer (docs/costs.md)
 LONGEST_FLOOR_S, LONGEST_ELEMENTWISE_S = 1e-3, 1e-5  # per layer, and per token and layer
 LINK_MODES = ("flat", "per_layer", "per_tensor")  # the copies that the three coefficients describe
+MANY_OPERATIONS = 16  # over which what a first one takes is spread
 IDLE = (None, "", "none", "idle")
 ENGINE_ATTENTION = "engine attention"  # the mini engine's, which need not be as quick as the card's best
 
@@ -164,45 +165,63 @@ def _attention_terms(rows: Sequence[Row]) -> FloatArray:
 
 
 def link_law(hardware: Hardware) -> Law:
-    """Return the law of one copy from pinned memory: latency + max(operations x issue, bytes / bandwidth).
+    """Return the law of one copy from pinned memory.
 
-    Coefficients: h2d_bytes_per_s, h2d_latency_s, copy_issue_s.
+    latency + max(operations x issue, bytes / bandwidth + operations x gap). Where rows say how long the host took to
+    issue them, that is the issue: what is waited for seldom tells of it.
+
+    Coefficients: h2d_bytes_per_s, h2d_latency_s, copy_issue_s, copy_gap_s.
     """
 
     def solve(rows: Sequence[Row], start: Values | None) -> Values:
-        moved, operations, seconds = _copies(rows)
+        columns, seconds = _copies(rows), seconds_of(rows)
         # Nothing can take longer than the quickest row, nor a copy longer to issue than the whole row that holds it.
-        upper = np.array([hardware.peak_pcie_bytes_per_s, seconds.min(), (seconds / operations).max()])
+        most = (seconds / columns[1]).max()
+        upper = np.array([hardware.peak_pcie_bytes_per_s, seconds.min(), most, most])
+        issue = _measured_issue_s(rows)
+
+        def coefficients(shares: FloatArray) -> FloatArray:
+            found: FloatArray = shares * upper
+            return found if issue is None else np.where(np.arange(4) == LINK_NAMES.index("copy_issue_s"), issue, found)
 
         def errors(shares: FloatArray) -> FloatArray:
-            rate, latency, issue = shares * upper
-            found: FloatArray = (latency + np.maximum(operations * issue, moved / rate)) / seconds - 1
+            found: FloatArray = _copy_seconds(coefficients(shares), *columns) / seconds - 1
             return found
 
-        shares = itertools.product((0.3, 0.6, 0.95), (0.05, 0.5), (0.05, 0.3))
+        shares = itertools.product((0.3, 0.6, 0.95), (0.05, 0.5), (0.05, 0.3), (0.0, 0.1))
         starts = [np.array(one) for one in shares] if start is None else [_link_values(start) / upper]
         found, _ = robust(errors, starts, upper)
-        return dict(zip(_LINK_NAMES, (float(value) for value in found), strict=True))
+        return dict(zip(LINK_NAMES, (float(value) for value in coefficients(found / upper)), strict=True))
 
     def predict(values: Values, rows: Sequence[Row]) -> FloatArray:
-        moved, operations, _ = _copies(rows)
-        rate, latency, issue = _link_values(values)
-        found: FloatArray = latency + np.maximum(operations * issue, moved / rate)
-        return found
+        return _copy_seconds(_link_values(values), *_copies(rows))
 
     return Law("link", {"load": 6}, solve, predict)
 
 
-_LINK_NAMES = ("h2d_bytes_per_s", "h2d_latency_s", "copy_issue_s")
+LINK_NAMES = ("h2d_bytes_per_s", "h2d_latency_s", "copy_issue_s", "copy_gap_s")
+
+
+def _measured_issue_s(rows: Sequence[Row]) -> float | None:
+    """Return the host's median time to issue one of many operations; None if the rows do not have it."""
+    told = [(row.number("ops"), (row.extra or {}).get("issue_s")) for row in rows]
+    each = [float(issue_s) / operations for operations, issue_s in told if issue_s and operations >= MANY_OPERATIONS]
+    return float(np.median(each)) if each else None
 
 
 def _link_values(values: Values) -> FloatArray:
-    return np.array([values[name] for name in _LINK_NAMES])
+    return np.array([values[name] for name in LINK_NAMES])
 
 
-def _copies(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _copy_seconds(coefficients: FloatArray, moved: FloatArray, operations: FloatArray) -> FloatArray:
+    rate, latency, issue, gap = coefficients
+    found: FloatArray = latency + np.maximum(operations * issue, moved / rate + operations * gap)
+    return found
+
+
+def _copies(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray]:
     moved = np.array([row.number("bytes") * COPIES.get(str(row["mode"]), 1) for row in rows])
-    return moved, np.array([max(1.0, row.number("ops")) for row in rows]), seconds_of(rows)
+    return moved, np.array([max(1.0, row.number("ops")) for row in rows])
 
 
 def is_quiet(row: Row) -> bool:

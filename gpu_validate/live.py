@@ -105,9 +105,9 @@ def _serve(loaded: Loaded, setup: Setup, label: str, gpu: Hardware | None) -> Se
         uses_graphs=setup.uses_graphs,
         seed=setup.seed,
     )
-    _warm(engine, int((deployment.trace.prompt_tokens + deployment.trace.output_tokens).max(initial=1)))
+    warm(engine, int((deployment.trace.prompt_tokens + deployment.trace.output_tokens).max(initial=1)))
     poll = to_ticks(loaded.config.admission.idle_poll_s)
-    with _undisturbed():
+    with undisturbed():
         requests = jobs(deployment, engine.core.adapters.palette)
         most = loaded.config.client.max_concurrency
         Replay(engine.core, engine.device, requests, engine.records, idle_poll_ticks=poll, max_concurrency=most).run()
@@ -159,8 +159,13 @@ def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["start_s", "duration_s", "issue_s", "predicted_s", "kind", "requests", "tokens"])
 
 
-def _warm(engine: Engine, longest_tokens: int) -> None:
-    """Run every shape that the run may meet once, so that kernels are compiled and graphs captured beforehand."""
+def warm(engine: Engine, longest_tokens: int) -> None:
+    """Run every shape that a run may meet once, so that kernels are compiled and graphs captured beforehand.
+
+    Args:
+        engine: nothing runs on it.
+        longest_tokens: of a sequence.
+    """
     import torch  # noqa: PLC0415 - slow to import, and optional
 
     from gpu_validate.engine.graphs import widths_to  # noqa: PLC0415 - needs torch
@@ -178,7 +183,7 @@ def _warm(engine: Engine, longest_tokens: int) -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Keep Python's collector out of a real-time run; it would show as stalls."""
     gc.collect()
     gc.freeze()

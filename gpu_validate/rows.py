@@ -25,6 +25,7 @@ Kind = Literal[
     "lora",
     "launch",
     "iteration",
+    "service",
 ]
 Clock = Literal["device", "host"]
 Config = Mapping[str, Any]

@@ -49,6 +49,8 @@ class Row:
     extra: Mapping[str, Any] | None = None
 
     def __getitem__(self, key: str) -> Any:
+        if self.kind == "service" and self.extra is not None and key in self.extra:
+            return self.extra[key]  # what was served is only known afterwards
         if key not in self.config:
             msg = f"line {self.line}: a {self.kind} row needs {key!r} in its config, got {', '.join(self.config)}"
             raise ValueError(msg)
@@ -98,7 +100,7 @@ def refusal(row: Row, hardware: Hardware) -> str | None:
     """
     peaks = Peaks(hardware.peak_flops, hardware.peak_hbm_bytes_per_s, hardware.peak_pcie_bytes_per_s)
     try:
-        amount = _iteration(row) if row.kind == "iteration" else amount_of(row.kind, row.config)
+        amount = _iteration(row) if row.kind in {"iteration", "service"} else amount_of(row.kind, row.config)
     except KeyError as error:
         msg = f"line {row.line}: a {row.kind} row needs {error} in its config, got {', '.join(row.config)}"
         raise ValueError(msg) from None

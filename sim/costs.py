@@ -94,6 +94,7 @@ class CostModel:
         self._set_lora_rates(slots.modules if self._runs_over_slots else modules)
         self._latency = to_ticks(hardware.link.h2d_latency_s)
         self._issue = to_ticks(operations * hardware.link.copy_issue_s)
+        self._gaps = to_ticks(operations * hardware.link.copy_gap_s)
         self._load_fixed = to_ticks(loading.fixed_s)
         self._load_byte_s = copies / hardware.link.h2d_bytes_per_s
 
@@ -188,7 +189,8 @@ class CostModel:
 
     def load(self, size_bytes: int) -> int:
         """Return ticks that the link is busy with one adapter: the slower of issuing copies and moving bytes."""
-        return self._latency + self._load_fixed + max(self._issue, to_ticks(size_bytes * self._load_byte_s))
+        moved = to_ticks(size_bytes * self._load_byte_s) + self._gaps
+        return self._latency + self._load_fixed + max(self._issue, moved)
 
     def read(self, size_bytes: int) -> int:
         """Return ticks that the disk is busy with one adapter."""

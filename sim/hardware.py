@@ -101,11 +101,13 @@ class Link(Group):
         h2d_bytes_per_s: effective bandwidth.
         h2d_latency_s: fixed part of one transfer.
         copy_issue_s: CPU time to issue one copy operation.
+        copy_gap_s: what one copy operation takes on the link beyond its bytes.
     """
 
     h2d_bytes_per_s: Rate
     h2d_latency_s: Seconds
     copy_issue_s: Seconds
+    copy_gap_s: Seconds = 0.0
 
 
 class Lora(Group):

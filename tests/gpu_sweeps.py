@@ -30,7 +30,7 @@ TRUTH: dict[str, Values] = {
     },
     "attention": {"floor_s": 9e-6, "sequence_s": 4e-7, "kv_bytes_per_s": 3.5e12, "prefill_flops_per_s": 4e14},
     ENGINE_ATTENTION: {"floor_s": 2e-5, "sequence_s": 9e-7, "kv_bytes_per_s": 2.2e12},
-    "link": {"h2d_bytes_per_s": 5e10, "h2d_latency_s": 1e-5, "copy_issue_s": 5e-6},
+    "link": {"h2d_bytes_per_s": 5e10, "h2d_latency_s": 1e-5, "copy_issue_s": 5e-6, "copy_gap_s": 2e-6},
     "lora bgmv": {
         "active_s": 1e-3,
         "lora_token_s": 30e-6,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("link", "h2d_bytes_per_s", 0.02),
         ("link", "h2d_latency_s", 0.05),
         ("link", "copy_issue_s", 0.05),
+        ("link", "copy_gap_s", 0.05),
         ("lora bgmv", "l2_bytes_per_s", 0.05),
         ("lora bgmv", "lora_token_s", 0.05),
         ("lora bgmv", "active_s", 0.05),
@@ -173,6 +175,13 @@ def test_copies_beside_other_work_are_told_as_slowdowns_and_do_not_bend_the_link
     found = report_of(run_fit(write(tmp_path / "sweep.jsonl", [*link, *slow]), tmp_path, draws=0))
     assert found["groups"]["link"]["values"]["h2d_bytes_per_s"] == pytest.approx(5e10, rel=1e-3)
     assert found["load_modes"]["flat beside=decode"]["slowdown"] == pytest.approx(3.0, rel=0.01)
+
+
+def test_what_issuing_a_copy_takes_is_what_the_rows_say_they_took_to_issue(tmp_path: Path) -> None:
+    link = [one for one in sweep(0.0) if one.kind == "load"]
+    issued = [replace(one, extra={"issue_s": 3e-6 * one.config["ops"]}) for one in link]
+    found = report_of(run_fit(write(tmp_path / "sweep.jsonl", issued), tmp_path, draws=0))["groups"]["link"]["values"]
+    assert found["copy_issue_s"] == pytest.approx(3e-6)
 
 
 def test_errors_of_lora_kernels_are_told_by_phase(report: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ from gpu_validate.lora.operands import check
 from gpu_validate.lora.plan import LoraPlan
 from gpu_validate.lora.triton_launch import OPTIONS, RANK_BLOCK, alignment, blocks, check_device, kernels, padded_rank
 
-SHRINK = OPTIONS | {"block_in": 128, "num_stages": 3}
-EXPAND = OPTIONS | {"block_out": 128, "num_stages": 2}
+SHRINK = OPTIONS | {"block_in": 128, "block_rank": RANK_BLOCK, "num_stages": 3}
+# An adapter's ranks are summed in a loop, one after the other: few turns, so that a large rank takes hardly longer.
+EXPAND = OPTIONS | {"block_out": 128, "block_rank": 64, "num_stages": 2}
 
 
 class Segmented:
@@ -44,7 +45,7 @@ class Segmented:
         width = padded_rank(plan.max_rank)
         shrunk = torch.empty((plan.tokens, width), dtype=torch.float32, device=x.device)
         work = (plan.permutation, plan.tile_row, plan.tile_length, plan.tile_slot, plan.bases, plan.ranks)
-        sizes = {"block_rows": plan.tile, "block_rank": RANK_BLOCK, "alignment": alignment(aligned=plan.aligned)}
+        sizes = {"block_rows": plan.tile, "alignment": alignment(aligned=plan.aligned)}
         self._kernels.shrink[plan.tiles, blocks(plan.max_rank, RANK_BLOCK)](
             *(shrunk, x, arena, *work),
             *(layout.a_units(layer, module), shape.in_features, width, x.stride(0)),
