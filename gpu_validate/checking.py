@@ -20,6 +20,10 @@ from sim.config import Loaded, load_config
 from sim.files.textfile import write_text
 from sim.hardware import Hardware, load_hardware
 
+# The mini engine copies what a step needs to the device, and copies of one direction share one engine.
+INPUTS_BEHIND = "loading.step_inputs=behind"
+INPUTS = {"behind": "wait behind the copy under way, as the mini engine's do", "beside": "wait for no copy"}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -38,6 +42,7 @@ class Plan:
         setup: how the engine executes.
         out: folder of the runs and reports; finished runs that it holds are not served again.
         budget_s: no further run is started that should not end within so many seconds; None: no limit.
+        runs: folder of an earlier check, whose runs are judged in place of new ones; nothing is executed then.
     """
 
     systems: tuple[str, ...]
@@ -52,6 +57,7 @@ class Plan:
     setup: Setup
     out: Path
     budget_s: float | None = None
+    runs: Path | None = None
 
 
 class Cell(NamedTuple):
@@ -115,14 +121,15 @@ def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
             loaded[cell] = one
     pace = Pace(plan.budget_s, now)
     plan.out.mkdir(parents=True, exist_ok=True)
-    asked = {"profile_sha256": _freeze(plan, engine), "setup": plan.setup._asdict(), "device": _device(plan.setup)}
-    return _Desk(plan, engine, loaded, asked, Shelf(plan.out), pace, now)
+    device = _device(plan.setup) if plan.runs is None else ""
+    asked = {"profile_sha256": _freeze(plan, engine), "setup": plan.setup._asdict(), "device": device}
+    return _Desk(plan, engine, loaded, asked, Shelf(plan.runs or plan.out), pace, now)
 
 
 def _loaded(plan: Plan, system: str, rate: float, costs: dict[str, Any] | None) -> Loaded:
     workload = {"rate_per_s": rate, "requests": plan.requests}
     extra = {"workload": workload, "hardware": plan.hardware, "model": plan.model, "seed": plan.seed, "costs": costs}
-    return load_config(system, plan.changes, extra)
+    return load_config(system, (INPUTS_BEHIND, *plan.changes), extra)
 
 
 def _device(setup: Setup) -> str:
@@ -164,6 +171,10 @@ def _found_or_served(desk: _Desk, cell: Cell, *, is_repeat: bool) -> Kept | None
     name, label = _name(cell, is_repeat=is_repeat), "measured again" if is_repeat else "measured"
     span_s = _span_s(desk.simulated[cell])
     asked = {**desk.asked, "config": desk.loaded[cell].config.model_dump(mode="json")}
+    if desk.plan.runs is not None:
+        kept = desk.shelf.read(name, label, asked)
+        desk.left_out += [name] if kept is None else []
+        return kept
     kept = desk.shelf.find(name, label, asked)
     if kept is None:
         if desk.left_out or not desk.pace.fits(span_s):
@@ -207,9 +218,11 @@ def _policies(desk: _Desk, rate: float) -> Iterator[str]:
 def _report(desk: _Desk, cell: Cell) -> str:
     plan, pair, name = desk.plan, desk.pairs[cell], f"{cell.system}-at-{cell.rate:g}"
     report: dict[str, Any] = report_pair(pair.simulated, pair.measured, pair.repeat, load=pair.load)
-    report |= {"evidence": plan.setup.device == "cuda", "predicted_with": desk.engine.remark}
+    inputs = desk.loaded[cell].config.loading.step_inputs
+    remark = f"{desk.engine.remark}; a step's inputs {INPUTS[inputs]}"
+    report |= {"evidence": plan.setup.device == "cuda", "predicted_with": remark}
     note = "" if report["evidence"] else "executed on a CPU with tiny dimensions: this shows that it works, no more\n"
-    text = f"{name}\n{note}{desk.engine.remark}\n{text_of(report)}"
+    text = f"{name}\n{note}{remark}\n{text_of(report)}"
     write_report(report, text, plan.out, draw(pair.simulated, pair.measured, pair.repeat), name)
     return text
 
@@ -220,7 +233,9 @@ def _ending(desk: _Desk) -> Iterator[str]:
     repeated = [f"{cell.system}-at-{cell.rate:g}" for cell, pair in desk.pairs.items() if pair.repeat is not None]
     told = {"budget_s": desk.plan.budget_s, "served": names, "repeated": repeated, "left_out": desk.left_out}
     write_text(desk.plan.out / "check.json", json.dumps(told, indent=1) + "\n")
-    if desk.left_out:
+    if desk.left_out and desk.plan.runs is not None:
+        yield f"left out, because {desk.plan.runs} has no such runs: {', '.join(desk.left_out)}\n"
+    elif desk.left_out:
         yield (
             f"left out, because they would not have ended within {desk.plan.budget_s:g} s: "
             f"{', '.join(desk.left_out)}; the same command goes on from here\n"

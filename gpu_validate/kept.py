@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gpu_validate.live import Served
 
 
+SERVED = ("name", "model", "workload", "seed")  # keys of a configuration that say what was served, and to whom
+
+
 class Kept(NamedTuple):
     """A real run, and how long it took with everything around it."""
 
@@ -50,6 +53,30 @@ class Shelf:
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
         iterations = pd.read_parquet(self._iterations(name))
+        return Kept(from_directory(self._out / name, label, iterations), told["wall_s"])
+
+    def read(self, name: str, label: str, asked: Mapping[str, Any]) -> Kept | None:
+        """Return a finished run of the same requests, whatever is predicted of it now; None if there is none.
+
+        What was predicted of its iterations when it was served is left out if that was with other costs.
+
+        Raises:
+            ValueError: if a run of this name served other requests.
+        """
+        note = self._out / f"{name}.json"
+        if not note.exists():
+            return None
+        told = json.loads(note.read_text(encoding="utf-8"))
+        for key in SERVED:
+            if told["config"][key] != asked["config"][key]:
+                served, wanted = told["config"][key], asked["config"][key]
+                msg = f"{self._out / name} was served with {key} {served!r}, asked is {wanted!r}"
+                raise ValueError(msg)
+        import pandas as pd  # noqa: PLC0415 - takes seconds to import
+
+        iterations = pd.read_parquet(self._iterations(name))
+        if told["profile_sha256"] != asked["profile_sha256"]:
+            iterations = iterations.drop(columns="predicted_s", errors="ignore")
         return Kept(from_directory(self._out / name, label, iterations), told["wall_s"])
 
     def keep(self, name: str, asked: Mapping[str, Any], served: Served, wall_s: float) -> None:

@@ -42,6 +42,10 @@ class ModelledDevice:
         """Return the ticks until an adapter will have landed; None while it is on the disk or shares the link."""
         return self._channels["link"].left_ticks(slot, now)
 
+    def busy_ticks(self, now: int) -> int:
+        """Return the ticks until the transfer under way from host to GPU is complete; 0 if none is."""
+        return self._channels["link"].busy_ticks(now)
+
     def landed(self, until: int) -> Iterator[Landed]:
         """Yield what is complete by then, in order; each completion starts the next transfer."""
         while (at := self.next_landing()) is not None and at <= until:

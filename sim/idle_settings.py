@@ -42,6 +42,9 @@ def _idle_loading(config: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"adapters.{key}", "host RAM for all adapters (adapters.host_bytes, adapters.host_adapters)"
         for key in _changed(loading, "disk_bytes_per_s", "disk_latency_s"):
             yield f"loading.{key}", "host RAM for all adapters (adapters.host_bytes, adapters.host_adapters)"
+    if loading.sharing == "fair":
+        for key in _changed(loading, "step_inputs"):
+            yield f"loading.{key}", f"loading.sharing: {loading.sharing}"
     if loading.mode != "cpu_assisted":
         for key in _changed(loading, "groups", "cpu_token_s", "slowdown"):
             yield f"loading.{key}", f"loading.mode: {loading.mode}"

@@ -136,6 +136,11 @@ class Loading(Section):
     sharing: Literal["fifo", "fair"] = Field(
         "fifo", description="transfers on the link go one after the other, or all at once at equal rates"
     )
+    step_inputs: Literal["beside", "behind"] = Field(
+        "beside",
+        description="what a step sends to the GPU (token ids, tables) takes no time, or waits behind the transfer that "
+        "is under way: copies of one direction share one engine; only with sharing: fifo",
+    )
     merge_s: Seconds = Field(0.015, description="time to merge an adapter into the weights, or to take it out again")
 
 

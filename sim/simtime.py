@@ -113,3 +113,7 @@ class SimLink:
     def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:
         """Return the ticks until an adapter will have landed; None while it is on the disk or shares the link."""
         return self._channels["link"].channel.left_ticks(slot, now)
+
+    def busy_ticks(self, now: int) -> int:
+        """Return the ticks until the transfer under way from host to GPU is complete; 0 if none is."""
+        return self._channels["link"].channel.busy_ticks(now)

@@ -177,6 +177,7 @@ def engine_options(
         early_start=_early_start(config, model),
         returning_loads=round(config.loading.returns_per_slot * (config.adapters.slots or 0)) if is_slotted else 0,
         fair_link=config.loading.sharing == "fair",
+        inputs_behind=config.loading.step_inputs == "behind",
         merge_ticks=to_ticks(config.loading.merge_s),
     )
 

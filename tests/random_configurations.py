@@ -66,6 +66,7 @@ LOADING: Mapping[str, Values] = {
     "loading.cpu_token_s": (0, 0.00002, 0.001),
     "loading.slowdown": (1, 1.07, 3),
     "loading.sharing": ("fifo", "fair"),
+    "loading.step_inputs": ("beside", "behind"),
     "loading.merge_s": (0, 0.015, 0.5),
 }
 COSTS: Mapping[str, Values] = {

@@ -194,6 +194,7 @@ def mechanism(draw: Draw) -> dict[str, Any]:
         ),
         "returning_loads": one_of(draw, 0, 0, 3),
         "fair_link": one_of(draw, False, False, True),
+        "inputs_behind": one_of(draw, False, True),
         "merge_ticks": one_of(draw, 0, 500 * US),
     }
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("torch")
 
 from gpu_validate import checking
 from gpu_validate.checking import Plan, run_check
+from gpu_validate.kept import Shelf
 from gpu_validate.live import Served, Setup
 from gpu_validate.observed import from_result
 from gpu_validate.pace import Pace
@@ -161,3 +164,57 @@ def test_a_run_is_expected_to_take_its_span_and_what_others_took_beyond_theirs()
 
 def test_without_a_budget_every_run_fits() -> None:
     assert Pace(None).fits(1e12)
+
+
+def test_runs_of_an_earlier_check_are_judged_by_the_simulator_as_it_is_now(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path / "served"))
+    bench.served.clear()
+    judged = replace(plan_of(tmp_path / "as-it-was"), runs=tmp_path / "served")
+    changed = replace(judged, out=tmp_path / "changed", changes=("costs.host_s=0.05",))
+    errors = []
+    for plan in (judged, changed):
+        texts(bench, plan)
+        errors.append(content(plan.out / "slora-at-8.json")["sim_vs_real"]["metrics"]["ttft_s"]["p50"]["error"])
+        assert content(plan.out / "slora-at-8.json")["real_vs_real"] is not None
+    assert bench.served == []
+    assert errors[0] == 0 < errors[1]
+
+
+def test_runs_that_an_earlier_check_does_not_have_are_named(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path / "served", repeats=False))
+    said = texts(bench, replace(plan_of(tmp_path / "judged"), runs=tmp_path / "served"))
+    assert said[-1].startswith(f"left out, because {tmp_path / 'served'} has no such runs: slora-at-8-repeated, ")
+
+
+def test_runs_of_other_requests_are_not_judged(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path / "served"))
+    plan = replace(plan_of(tmp_path / "judged", requests=31), runs=tmp_path / "served")
+    with pytest.raises(ValueError, match=r"slora-at-8-measured was served with workload .* asked is .*31"):
+        texts(bench, plan)
+
+
+def test_what_was_predicted_with_other_costs_is_left_out(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path))
+    name = "slora-at-8-measured"
+    path, told = tmp_path / f"{name}.iterations.parquet", content(tmp_path / f"{name}.json")
+    pd.read_parquet(path).assign(predicted_s=1.0).to_parquet(path)
+    for profile, is_kept in ((told["profile_sha256"], True), ("another", False)):
+        kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": profile})
+        assert kept is not None
+        assert kept.observed.iterations is not None
+        assert ("predicted_s" in kept.observed.iterations) == is_kept
+
+
+def test_the_mini_engine_s_steps_wait_behind_its_copies_unless_it_is_said_otherwise(
+    tmp_path: Path, bench: Bench
+) -> None:
+    texts(bench, plan_of(tmp_path / "one", repeats=False))
+    texts(bench, replace(plan_of(tmp_path / "two", repeats=False), changes=("loading.step_inputs=beside",)))
+    inputs = [
+        content(tmp_path / name / "slora-at-8-measured.json")["config"]["loading"]["step_inputs"]
+        for name in ("one", "two")
+    ]
+    assert inputs == ["behind", "beside"]
+    told = [content(tmp_path / name / "slora-at-8.json")["predicted_with"] for name in ("one", "two")]
+    assert told[0].endswith("a step's inputs wait behind the copy under way, as the mini engine's do")
+    assert told[1].endswith("a step's inputs wait for no copy")

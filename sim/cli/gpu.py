@@ -235,15 +235,20 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
             help="No run starts that should not end in time; the same command goes on later. [default: no limit]",
         ),
     ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Folder of an earlier check to judge again. [default: serve]")
+    ] = None,
 ) -> None:
     """Serve a workload for real and hold the simulator against it, requests, iterations and gains.
 
     The profile is hashed first. A target that is missed is printed as not supported. Finished runs in --out are kept.
+    With --runs those of an earlier check are judged by the simulator as it is now: no GPU is needed.
     """
     from gpu_validate.checking import Plan, run_check  # noqa: PLC0415
     from gpu_validate.live import Setup  # noqa: PLC0415
 
-    _commands().require(device)
+    if runs is None:
+        _commands().require(device)
     plan = Plan(
         systems=tuple(system or ["slora"]),
         rates=tuple(rate or [9.0]),
@@ -257,6 +262,7 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
         setup=Setup(device="cpu" if device == "cpu" else "cuda", backend=backend, uses_graphs=not eager),
         out=out,
         budget_s=budget_s,
+        runs=runs,
     )
     for text in run_check(plan):
         typer.echo(text)

@@ -52,6 +52,11 @@ class FifoChannel:
         """Return the ticks until the transfer of `slot` is complete; None if it is not here."""
         return self.queue.left_ticks(slot, self.under_way, now)
 
+    def busy_ticks(self, now: int) -> int:
+        """Return the ticks until the transfer under way is complete; 0 if none is."""
+        end = self.next_end()
+        return 0 if end is None else max(end - now, 0)
+
     def _start(self, now: int) -> None:
         self.under_way = self.queue.pop()
         self.under_way.started = now
@@ -120,6 +125,11 @@ class FairChannel:
         """Return None: what comes later slows down what is here."""
         del slot, now
         return None
+
+    def busy_ticks(self, now: int) -> int:
+        """Return 0: what else is sent gets its part of the rate at once."""
+        del now
+        return 0
 
     def _active(self) -> _Shared:
         return self._demand if self._demand.ends else self._prefetch

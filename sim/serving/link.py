@@ -75,6 +75,9 @@ class Link(Protocol):
     def left_ticks(self, slot: AdapterSlot, now: int) -> int | None:
         """Return the ticks until an adapter will have landed on the GPU; None if nobody can know."""
 
+    def busy_ticks(self, now: int) -> int:
+        """Return the ticks until the transfer under way from host to GPU is complete; 0 if none is, or nobody knows."""
+
 
 class LinkQueue:
     """Transfers that wait for one channel."""

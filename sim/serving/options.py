@@ -77,6 +77,7 @@ class EngineOptions:
         early_start: prefill before the adapter is there; None: wait for it.
         returning_loads: further loads of a load that is sent while admitted requests use every slot.
         fair_link: loads share the link at equal rates; else they go one after the other.
+        inputs_behind: a step starts when the transfer that is under way is complete; else at once.
         merge_ticks: time to merge an adapter into the weights, or to take it out again.
     """
 
@@ -102,4 +103,5 @@ class EngineOptions:
     early_start: EarlyStart | None = None
     returning_loads: int = 0
     fair_link: bool = False
+    inputs_behind: bool = False
     merge_ticks: int = 15 * TICKS_PER_S // 1000

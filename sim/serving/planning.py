@@ -124,20 +124,19 @@ def _chunks(core: Core, ready: list[Job]) -> list[Chunk]:
 
 
 def _with_loads(core: Core, chunks: list[Chunk], ticks: int, now: int) -> int:
-    early = core.options.early_start
-    if early is None:
-        return ticks
+    """Return the ticks of an iteration from now on, with what it waits for on the link."""
+    early, inputs = core.options.early_start, core.input_ticks(now)
     missing = [chunk for chunk in chunks if chunk.job.slot is not None and not chunk.job.slot.ready]
-    if not missing:
-        return ticks
-    left = max(core.left_ticks(chunk.job, now) or 0 for chunk in missing)
+    if early is None or not missing:
+        return inputs + ticks
+    left = max(core.left_ticks(chunk.job, now + inputs) or 0 for chunk in missing)
     load = max(core.adapters.load_ticks(chunk.job.slot) for chunk in missing if chunk.job.slot is not None)
-    return early.ticks(ticks, sum(chunk.tokens for chunk in missing), load, left)
+    return inputs + early.ticks(ticks, sum(chunk.tokens for chunk in missing), load, left)
 
 
 def _decode(core: Core, now: int, horizon: Horizon) -> Decode:
     cost = core.shape.decode_cost(core.costs)
-    extra = core.take_extra_ticks()
+    extra = core.take_extra_ticks() + core.input_ticks(now)
     steps = 1 if extra or core.options.asks_every_step else run_length(core, cost, now, horizon)
     core.kv.take(core.kv.growth_bytes(core.step, steps))
     return Decode(now, run_ticks(cost, steps) + extra, steps, cost.first + extra, cost.growth)
