@@ -27,7 +27,8 @@ def text_of(report: Report) -> str:
     """Return the table of one pair; every percentile stands beside its n."""
     load = "unknown" if report["load"] is None else f"{report['load']:.2f} of capacity"
     against, floor = report["sim_vs_real"], report["real_vs_real"]
-    lines = [f"simulated {report['simulated']} against measured {report['measured']}; load {load}"]
+    against_what = f"{_role('simulated', report['simulated'])} against {_role('measured', report['measured'])}"
+    lines = [f"{against_what}; load {load}"]
     lines += [_counts(against["requests"])]
     lines += [
         "",
@@ -171,14 +172,23 @@ def draw(simulated: Observed, measured: Observed, repeat: Observed | None = None
     return figure
 
 
+def _role(role: str, label: str) -> str:
+    return role if label == role else f"{role}: {label}"
+
+
 def _draw_ttft(axes: Axes, runs: Mapping[str, Observed | None]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - takes seconds to import
+
     for role, run in runs.items():
         ttft_s = None if run is None else run.requests["ttft_s"].dropna()
         if run is None or ttft_s is None or not len(ttft_s):
             continue
-        label = f"{role}: {run.label} (n = {len(ttft_s)})"
-        axes.ecdf(ttft_s, label=label, color=COLOURS[role], linestyle="--" if role == "simulated" else "-")
-    axes.set(xscale="log", xlabel="time to first token (s)", ylabel="share of requests", ylim=(0, 1))
+        label = f"{_role(role, run.label)} (n = {len(ttft_s)})"
+        axes.ecdf(ttft_s * 1e3, label=label, color=COLOURS[role], linestyle="--" if role == "simulated" else "-")
+    axes.set(xscale="log", xlabel="time to first token (ms)", ylabel="share of requests", ylim=(0, 1))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if axes.lines:
         axes.legend(loc="upper left", fontsize="small")
 
