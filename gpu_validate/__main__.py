@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from sim.cli.app import app
+from sim.__main__ import main
 
 if __name__ == "__main__":
-    app(args=["gpu", *sys.argv[1:]], prog_name="chameleon")
+    sys.argv.insert(1, "gpu")
+    main()

@@ -19,6 +19,7 @@ from gpu_validate.report import draw, policies_text, text_of, write_report
 from sim.config import Loaded, load_config
 from sim.files.textfile import write_text
 from sim.hardware import Hardware, load_hardware
+from sim.names import did_you_mean
 
 # The mini engine copies what a step needs to the device, and copies of one direction share one engine.
 INPUTS_BEHIND = "loading.step_inputs=behind"
@@ -119,6 +120,8 @@ def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
                 msg = f"two systems, or one twice, are called {cell.system!r} at {rate:g} requests/s"
                 raise ValueError(msg)
             loaded[cell] = one
+    if plan.runs is None:
+        _require_kernels(plan.setup.backend)
     pace = Pace(plan.budget_s, now)
     plan.out.mkdir(parents=True, exist_ok=True)
     device = _device(plan.setup) if plan.runs is None else ""
@@ -130,6 +133,19 @@ def _loaded(plan: Plan, system: str, rate: float, costs: dict[str, Any] | None) 
     workload = {"rate_per_s": rate, "requests": plan.requests}
     extra = {"workload": workload, "hardware": plan.hardware, "model": plan.model, "seed": plan.seed, "costs": costs}
     return load_config(system, (INPUTS_BEHIND, *plan.changes), extra)
+
+
+def _require_kernels(backend: str) -> None:
+    """Raise ValueError if there are no such LoRA kernels, or they cannot be used here."""
+    from gpu_validate.lora.backends import available  # noqa: PLC0415 - looks for torch
+
+    reasons = available()
+    if backend not in reasons:
+        msg = f"unknown LoRA kernels {backend!r}{did_you_mean(backend, reasons)}"
+        raise ValueError(msg)
+    if reason := reasons[backend]:
+        msg = f"LoRA kernels {backend!r} cannot be used here: {reason}"
+        raise ValueError(msg)
 
 
 def _device(setup: Setup) -> str:

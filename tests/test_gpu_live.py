@@ -55,7 +55,7 @@ def test_an_engine_is_gone_when_its_run_is_over(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_check_serves_simulates_and_reports_every_system(tmp_path: Path) -> None:
-    words = ["gpu", "check", "--device", "cpu", "--lora", "torch_loop", "--hardware", "a40", "--out", str(tmp_path)]
+    words = ["gpu", "check", "--device", "cpu", "--hardware", "a40", "--out", str(tmp_path)]
     words += ["--system", "slora", "--system", "chameleon", "--rate", "8", "-n", "8", "--set", "workload.scale=60"]
     said = chameleon(*words, "--repeat")
     assert said.code == 0, said.err
@@ -81,3 +81,19 @@ def test_a_check_without_a_gpu_says_so_in_one_sentence(tmp_path: Path) -> None:
     assert said.code == 2
     assert len(said.err.strip().splitlines()) == 1
     assert not (tmp_path / "check").exists()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "reason"),
+    [
+        ("segmented", "LoRA kernels 'segmented' cannot be used here: there is no CUDA device"),
+        ("segmentd", "unknown LoRA kernels 'segmentd' - did you mean 'segmented'?"),
+    ],
+)
+def test_kernels_that_cannot_be_used_are_told_before_anything_runs(tmp_path: Path, kernels: str, reason: str) -> None:
+    said = chameleon(
+        "gpu", "check", "--device", "cpu", "--lora", kernels, "--hardware", "a40", "--out", str(tmp_path / "out")
+    )
+    assert said.code == 2
+    assert reason in " ".join(said.err.split())
+    assert not (tmp_path / "out").exists()

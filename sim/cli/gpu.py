@@ -224,7 +224,10 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
     ] = None,
     repeats: Annotated[bool, typer.Option("--repeat", help="Serve each run twice: the noise floor.")] = False,  # noqa: FBT002 - a flag
     device: Device = "cuda",
-    backend: Annotated[str, typer.Option("--lora", help="LoRA kernels of the engine.")] = "segmented",
+    backend: Annotated[
+        str | None,
+        typer.Option("--lora", help="LoRA kernels of the engine. [default: segmented; torch_loop on a CPU]"),
+    ] = None,
     eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,  # noqa: FBT002 - a flag
     budget_s: Annotated[
         float | None,
@@ -245,7 +248,6 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
     With --runs those of an earlier check are judged by the simulator as it is now: no GPU is needed.
     """
     from gpu_validate.checking import Plan, run_check  # noqa: PLC0415
-    from gpu_validate.live import Setup  # noqa: PLC0415
 
     if runs is None:
         _commands().require(device)
@@ -259,13 +261,21 @@ def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
         seed=seed,
         capacity=capacity,
         repeats=repeats,
-        setup=Setup(device="cpu" if device == "cpu" else "cuda", backend=backend, uses_graphs=not eager),
+        setup=_setup(device, backend, uses_graphs=not eager),
         out=out,
         budget_s=budget_s,
         runs=runs,
     )
     for text in run_check(plan):
         typer.echo(text)
+
+
+def _setup(device: str, backend: str | None, *, uses_graphs: bool) -> Any:
+    from gpu_validate.live import Setup  # noqa: PLC0415
+
+    if device == "cpu":
+        return Setup("cpu", backend or "torch_loop", uses_graphs)
+    return Setup("cuda", backend or "segmented", uses_graphs)
 
 
 def _dealt(modules: str | None, assignment: str | None) -> tuple[str, ...]:
