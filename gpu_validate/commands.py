@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpu_validate.order import in_turn
 from gpu_validate.rows import SWEEP, Peaks, Row, Sheet, Stamp
@@ -27,8 +26,26 @@ if TYPE_CHECKING:
 
 FACTS = "device.json"
 NO_TORCH = "this command needs torch: pip install -e '.[gpu]' in a checkout"
-# Shares of the budget that `calibrate` gives to its parts, in order; what one leaves over goes to the next ones.
-SHARES = {"probe": 0.08, "load": 0.25, "kernels": 0.55, "iterations": 1.0}
+OWN_KERNELS = {"cuda": ("segmented",), "cpu": ("torch_loop",)}  # of the engine that a check runs
+
+
+class Part(NamedTuple):
+    """One part of `calibrate`: its command, its share of the time that is left, and whether other kernels can wait."""
+
+    name: str
+    share: float
+    is_own: bool = True
+
+
+# What one part leaves over goes to the next ones; what a check needs comes first.
+PARTS = (
+    Part("probe", 0.08),
+    Part("load", 0.25),
+    Part("kernels", 0.5),
+    Part("iterations", 0.9),
+    Part("kernels", 0.55, is_own=False),
+    Part("iterations", 1.0, is_own=False),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,7 @@ class Options:
         budget_s: seconds for all of it.
         models: base models whose shapes are measured.
         peaks: the device's; what is None comes from the packaged profile for it, if there is one.
+        kernels: LoRA kernels that are measured; none: all that can run here.
     """
 
     device: str = "cuda"
@@ -50,6 +68,11 @@ class Options:
     budget_s: float = 120.0
     models: tuple[str, ...] = ()
     peaks: Peaks = field(default_factory=Peaks)
+    kernels: tuple[str, ...] = ()
+
+    def wants(self, kernel: str) -> bool:
+        """Whether a LoRA kernel is to be measured."""
+        return not self.kernels or kernel in self.kernels
 
     @property
     def tiny(self) -> bool:
@@ -175,7 +198,8 @@ def main_kernels(options: Options) -> Tally:
     layers = Layers(ready.device, options.seed)
     loras = LoraSweep(layers, ready.device)
     draw = partial(kernel_shapes, dtype=str(floats(ready.device)).removeprefix("torch."), tiny=options.tiny)
-    shapes = in_turn(shape for model in models for shape in draw(model, options.seed, kernels_here()))
+    wanted = tuple(filter(options.wants, kernels_here()))
+    shapes = in_turn(shape for model in models for shape in draw(model, options.seed, wanted))
     return told(
         ready.run("kernels", shapes, lambda shape, left: (loras if shape.kind == "lora" else layers)(shape, left))
     )
@@ -188,27 +212,33 @@ def main_calibrate(options: Options, base: str | None = None) -> Path:
         ValueError: as `bench`; or if too little was measured to fit a profile.
         DeviceLostError: after the fit, if the device became unusable for this process.
     """
-    begin, lost = perf_counter(), None
-    parts: dict[str, Callable[[Options], object]] = {"probe": main_probe, "load": main_load, "kernels": main_kernels}
-    if find_spec("gpu_validate.iterations") is not None:
-        parts["iterations"] = import_module("gpu_validate.iterations").main_iterations
-    for name, part in parts.items():
-        left = options.budget_s - (perf_counter() - begin)
-        if left <= 0:
-            _say([f"{name}: dropped, the budget is spent"])
-            continue
-        try:
-            part(replace(options, budget_s=left * SHARES[name]))
-        except DeviceLostError as error:
-            lost = error
-            _say([f"{name}: ended: {error}"])
-            break
-        except RuntimeError as error:  # out of memory, for one: what the other parts measured is worth a fit
-            _say([f"{name}: failed: {str(error).partition(chr(10))[0]}"])
+    lost = _measure_all(options)
     profile = main_fit(options, base)
     if lost is not None:
         raise lost
     return profile
+
+
+def _measure_all(options: Options) -> DeviceLostError | None:
+    """Run all parts within the budget; return the error that ended them early, if one did."""
+    from gpu_validate.iterations import main_iterations  # noqa: PLC0415 - it imports this module late, too
+
+    begin = perf_counter()
+    commands = {"probe": main_probe, "load": main_load, "kernels": main_kernels, "iterations": main_iterations}
+    for part in PARTS:
+        left = options.budget_s - (perf_counter() - begin)
+        if left <= 0:
+            _say([f"{part.name}: dropped, the budget is spent"])
+            continue
+        kernels = OWN_KERNELS[options.device] if part.is_own else ()
+        try:
+            commands[part.name](replace(options, budget_s=left * part.share, kernels=kernels))
+        except DeviceLostError as error:
+            _say([f"{part.name}: ended: {error}"])
+            return error
+        except RuntimeError as error:  # out of memory, for one: what the other parts measured is worth a fit
+            _say([f"{part.name}: failed: {str(error).partition(chr(10))[0]}"])
+    return None
 
 
 def main_fit(options: Options, base: str | None = None) -> Path:

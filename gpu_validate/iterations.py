@@ -13,7 +13,7 @@ import numpy as np
 from gpu_validate.live import free_device, undisturbed, warm
 from gpu_validate.order import in_turn
 from gpu_validate.replay import Replay
-from gpu_validate.service import SPAN_S, Asked, asked_of, read_off, service_shapes
+from gpu_validate.service import Asked, asked_of, read_off, service_shapes
 from gpu_validate.shapes import TEST_STREAM, TINY, Shape, Split
 from gpu_validate.timing import Measured, summarise
 from policies.base import Request
@@ -136,7 +136,7 @@ class Iterations:
         """
         config = shape.config
         if shape.kind == "service":
-            return read_off(*self._stream(config["rate_per_s"]), config)
+            return read_off(*self._stream(config["rate_per_s"], config["served"]), config)
         if config["phase"] == "decode":
             served = self._serve(config, 1 + WARM_STEPS + DECODE_STEPS)
             seconds = [_seconds(one) for one in served if one.decoded == config["requests"]][WARM_STEPS:]
@@ -164,13 +164,13 @@ class Iterations:
 
         return self._replayed(deploy(self._loaded, asks_every_step=True), equal)
 
-    def _stream(self, rate_per_s: float) -> tuple[list[Iteration], dict[int, Asked]]:
+    def _stream(self, rate_per_s: float, requests: int) -> tuple[list[Iteration], dict[int, Asked]]:
         """Serve the workload at a rate, once for all that is read off it; return the iterations and who asked."""
         if rate_per_s not in self._streams:
             if not self._streams:
                 warm(self._engine, self._worker.decoder.max_positions)
-            requests = {"rate_per_s": rate_per_s, "requests": round(SPAN_S * rate_per_s)}
-            deployment = deploy(self._loaded_with(requests), asks_every_step=True)
+            workload = {"rate_per_s": rate_per_s, "requests": requests}
+            deployment = deploy(self._loaded_with(workload), asks_every_step=True)
             self._streams[rate_per_s] = self._replayed(deployment, partial(jobs, deployment)), asked_of(deployment)
         return self._streams[rate_per_s]
 
@@ -242,7 +242,7 @@ def main_iterations(options: Options) -> Tally:
 
     on_gpu = options.device == "cuda"
     wanted = ("segmented", "bgmv") if on_gpu else ("torch_loop",)
-    usable = [name for name in wanted if available()[name] is None]
+    usable = [name for name in wanted if available()[name] is None and options.wants(name)]
     model = TINY.name if options.tiny else options.models[0] if options.models else "llama-7b"
     shapes = in_turn(
         shape

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sim.build import Deployment
 
 RATES: dict[float, str] = {10.0: "fit", 20.0: "fit", 30.0: "test", 40.0: "fit", 60.0: "fit", 80.0: "fit", 90.0: "test"}
-TINY_RATES: dict[float, str] = {5.0: "fit"}
-SPAN_S = 4.0  # of arrivals at each rate
+TINY_RATES: dict[float, str] = {20.0: "fit"}
+SPAN_S, TINY_SPAN_S = 4.0, 0.4  # of arrivals at each rate
 SHORT_TOKENS, LONG_TOKENS = 512, 1024  # prefills up to here, and from here on
 LEAST_ITERATIONS = 5
 SHORT_UNTIL, LONG_FROM = 40.0, 40.0  # rates at which prefills of the one and of the other size come often enough
@@ -52,8 +52,9 @@ def service_shapes(model: str, kernel: str, seed: int, *, graph: bool, tiny: boo
         kinds: list[dict[str, str]] = [{"phase": "decode"}]
         kinds += [{"phase": "prefill", "part": "short"}] if rate <= SHORT_UNTIL else []
         kinds += [{"phase": "prefill", "part": "long"}] if rate >= LONG_FROM else []
+        served = round((TINY_SPAN_S if tiny else SPAN_S) * rate)
         for kind in kinds:
-            yield Shape("service", {**kind, "rate_per_s": rate, "split": split, **common})
+            yield Shape("service", {**kind, "rate_per_s": rate, "served": served, "split": split, **common})
 
 
 def asked_of(deployment: Deployment) -> dict[int, Asked]:

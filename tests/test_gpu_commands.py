@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
 import pytest
 
-from gpu_validate import commands
+from gpu_validate import commands, iterations
 from gpu_validate.rows import SWEEP, Peaks, read_rows
 from gpu_validate.runner import DeviceLostError
 from tests.commands import chameleon, python
@@ -168,30 +167,34 @@ def test_a_sweep_that_is_broken_is_located(tmp_path: Path) -> None:
     assert f"{SWEEP}:1: not JSON" in said.err
 
 
-def test_calibrate_gives_each_part_its_share_and_then_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[tuple[str, float]] = []
-    fitted = tmp_path / "profile.yaml"
+def parts(monkeypatch: pytest.MonkeyPatch, done: list[tuple[str, commands.Options]]) -> None:
+    """Have every part of a calibration only tell that it ran."""
     for name in ("probe", "load", "kernels"):
-        monkeypatch.setattr(commands, f"main_{name}", lambda given, name=name: done.append((name, given.budget_s)))
-    monkeypatch.setattr(commands, "find_spec", lambda _name: None)
+        monkeypatch.setattr(commands, f"main_{name}", lambda given, name=name: done.append((name, given)))
+    monkeypatch.setattr(iterations, "main_iterations", lambda given: done.append(("iterations", given)))
+
+
+def test_calibrate_gives_each_part_its_share_and_then_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, commands.Options]] = []
+    fitted = tmp_path / "profile.yaml"
+    parts(monkeypatch, done)
     monkeypatch.setattr(commands, "main_fit", lambda _options, base: fitted if base == "h100" else None)
     options = commands.Options("cpu", tmp_path, budget_s=1000.0)
     assert commands.main_calibrate(options, "h100") == fitted
-    assert [name for name, _ in done] == ["probe", "load", "kernels"]
-    assert [round(share / 1000, 2) for _, share in done] == [commands.SHARES[name] for name, _ in done]
+    assert [name for name, _ in done] == ["probe", "load", "kernels", "iterations", "kernels", "iterations"]
+    assert [round(given.budget_s / 1000, 2) for _, given in done] == [part.share for part in commands.PARTS]
 
 
-def test_calibrate_measures_iterations_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    for name in ("probe", "load", "kernels"):
-        monkeypatch.setattr(commands, f"main_{name}", lambda _options, name=name: done.append(name))
-    engine = ModuleType("gpu_validate.iterations")
-    engine.main_iterations = lambda _options: done.append("iterations")  # type: ignore[attr-defined]
-    monkeypatch.setattr(commands, "find_spec", lambda _name: object())
-    monkeypatch.setattr(commands, "import_module", lambda _name: engine)
+def test_calibrate_measures_the_engine_s_own_kernels_before_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, commands.Options]] = []
+    parts(monkeypatch, done)
     monkeypatch.setattr(commands, "main_fit", lambda _options, _base: tmp_path)
-    commands.main_calibrate(commands.Options("cpu", tmp_path))
-    assert done == ["probe", "load", "kernels", "iterations"]
+    commands.main_calibrate(commands.Options("cuda", tmp_path))
+    asked = [given for name, given in done if name in {"kernels", "iterations"}]
+    assert [given.kernels for given in asked] == [("segmented",), ("segmented",), (), ()]
+    assert [given.wants("bgmv") for given in asked] == [False, False, True, True]
 
 
 def test_known_peaks_fill_in_what_was_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,19 +221,17 @@ def test_fit_takes_the_rows_of_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_part_that_fails_does_not_cost_the_fit_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done: list[str] = []
+    done: list[tuple[str, commands.Options]] = []
 
     def out_of_memory(_options: object) -> None:
         msg = "CUDA out of memory.\nTried to allocate"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(commands, "find_spec", lambda _name: None)
-    for name in ("probe", "kernels"):
-        monkeypatch.setattr(commands, f"main_{name}", lambda _options, name=name: done.append(name))
+    parts(monkeypatch, done)
     monkeypatch.setattr(commands, "main_load", out_of_memory)
     monkeypatch.setattr(commands, "main_fit", lambda _options, _base: tmp_path)
     assert commands.main_calibrate(commands.Options("cpu", tmp_path)) == tmp_path
-    assert done == ["probe", "kernels"]
+    assert [name for name, _ in done] == ["probe", "kernels", "iterations", "kernels", "iterations"]
     assert capsys.readouterr().out == "load: failed: CUDA out of memory.\n"
 
 

@@ -60,7 +60,7 @@ def test_a_batch_counts_its_adapters_as_the_cost_model_is_asked() -> None:
 
 def test_a_sweep_on_a_cpu_leaves_a_row_for_every_shape_and_claims_no_model(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    said = chameleon("gpu", "iterations", "--device", "cpu", "--out", str(tmp_path), "--budget-s", "15")
+    said = chameleon("gpu", "iterations", "--device", "cpu", "--out", str(tmp_path), "--budget-s", "60")
     assert said.code == 0, said.err
     rows = read_rows(tmp_path / "sweep.jsonl")
     assert len(rows) == len({row.key for row in rows}) >= 3

@@ -102,7 +102,7 @@ def test_a_workload_is_served_once_for_all_that_is_read_off_it(monkeypatch: pyte
         return replayed(*arguments)
 
     monkeypatch.setattr(measure, "_replayed", counted)
-    monkeypatch.setattr("gpu_validate.iterations.SPAN_S", 0.2)
+    monkeypatch.setattr("gpu_validate.service.SPAN_S", 0.2)
     monkeypatch.setattr("gpu_validate.service.LEAST_ITERATIONS", 1)
     shapes = list(service_shapes("tiny", "torch_loop", 0, graph=False))
     decode, short, _ = (shape for shape in shapes if shape.config["rate_per_s"] == 40.0)
