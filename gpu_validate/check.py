@@ -130,7 +130,8 @@ def _aim(what: str, key: str, value: float | None, found: Mapping[str, Any]) -> 
 
 
 def _doubts(value: float, bound: float, n: int, least: int) -> list[str]:
-    large = [f"{100 * abs(value):.1f} % is above {100 * bound:.0f} %"] if abs(value) > bound else []
+    digits = 1 if abs(abs(value) - bound) >= 0.0005 else 2
+    large = [f"{100 * abs(value):.{digits}f} % is above {100 * bound:.0f} %"] if abs(value) > bound else []
     return large + ([f"n = {n} is below {least}"] if n < least else [])
 
 

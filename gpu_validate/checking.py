@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from gpu_validate.check import Observed, Pair, report_pair, report_policies
 from gpu_validate.engine_costs import Calibrated, engine_costs
 from gpu_validate.kept import Kept, Shelf, digest
-from gpu_validate.live import Setup, serve, simulate
+from gpu_validate.live import Setup, can_predict_anew, serve, simulate
 from gpu_validate.pace import Pace
 from gpu_validate.profile import with_attention
 from gpu_validate.report import draw, policies_text, text_of, write_report
+from sim.build import deploy
 from sim.config import Loaded, load_config
 from sim.files.textfile import write_text
 from sim.hardware import Hardware, load_hardware
@@ -23,7 +24,10 @@ from sim.names import did_you_mean
 
 # The mini engine copies what a step needs to the device, and copies of one direction share one engine.
 INPUTS_BEHIND = "loading.step_inputs=behind"
-INPUTS = {"behind": "wait behind the copy under way, as the mini engine's do", "beside": "wait for no copy"}
+INPUTS = {
+    "behind": "wait behind the copy under way, as the mini engine's do (the iterations' own predictions do not)",
+    "beside": "wait for no copy",
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class _Desk:
     simulated: dict[Cell, Observed] = field(default_factory=dict)
     pairs: dict[Cell, Pair] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    changed: dict[Cell, tuple[str, ...]] = field(default_factory=dict)  # since the runs that are judged were served
 
 
 def run_check(plan: Plan, now: Callable[[], float] = perf_counter) -> Iterator[str]:
@@ -122,6 +127,8 @@ def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
             loaded[cell] = one
     if plan.runs is None:
         _require_kernels(plan.setup.backend)
+    else:
+        _require_runs(plan.runs, plan.out, loaded)
     pace = Pace(plan.budget_s, now)
     plan.out.mkdir(parents=True, exist_ok=True)
     device = _device(plan.setup) if plan.runs is None else ""
@@ -145,6 +152,17 @@ def _require_kernels(backend: str) -> None:
         raise ValueError(msg)
     if reason := reasons[backend]:
         msg = f"LoRA kernels {backend!r} cannot be used here: {reason}"
+        raise ValueError(msg)
+
+
+def _require_runs(runs: Path, out: Path, cells: Iterable[Cell]) -> None:
+    """Raise ValueError if there is nothing to judge, or it would be overwritten."""
+    if runs.resolve() == out.resolve():
+        msg = f"--runs and --out are both {out}: reports as they came would be lost; give another --out"
+        raise ValueError(msg)
+    there, wanted = Shelf(runs).names(), [_name(cell, is_repeat=False) for cell in cells]
+    if not set(wanted) & set(there):
+        msg = f"{runs} has none of {', '.join(wanted)}; it has {', '.join(there) or 'no runs of a check'}"
         raise ValueError(msg)
 
 
@@ -188,8 +206,10 @@ def _found_or_served(desk: _Desk, cell: Cell, *, is_repeat: bool) -> Kept | None
     span_s = _span_s(desk.simulated[cell])
     asked = {**desk.asked, "config": desk.loaded[cell].config.model_dump(mode="json")}
     if desk.plan.runs is not None:
-        kept = desk.shelf.read(name, label, asked)
+        costs = deploy(desk.loaded[cell], gpu=_gpu(desk, cell)).costs
+        kept = desk.shelf.read(name, label, asked, costs)
         desk.left_out += [name] if kept is None else []
+        desk.changed |= {cell: () if kept is None else kept.changed}
         return kept
     kept = desk.shelf.find(name, label, asked)
     if kept is None:
@@ -234,13 +254,28 @@ def _policies(desk: _Desk, rate: float) -> Iterator[str]:
 def _report(desk: _Desk, cell: Cell) -> str:
     plan, pair, name = desk.plan, desk.pairs[cell], f"{cell.system}-at-{cell.rate:g}"
     report: dict[str, Any] = report_pair(pair.simulated, pair.measured, pair.repeat, load=pair.load)
-    inputs = desk.loaded[cell].config.loading.step_inputs
-    remark = f"{desk.engine.remark}; a step's inputs {INPUTS[inputs]}"
+    remark = _remark(desk, cell)
     report |= {"evidence": plan.setup.device == "cuda", "predicted_with": remark}
+    report |= {"profile": plan.hardware, "changes": list(plan.changes), "runs": plan.runs and str(plan.runs)}
     note = "" if report["evidence"] else "executed on a CPU with tiny dimensions: this shows that it works, no more\n"
     text = f"{name}\n{note}{remark}\n{text_of(report)}"
     write_report(report, text, plan.out, draw(pair.simulated, pair.measured, pair.repeat), name)
     return text
+
+
+def _remark(desk: _Desk, cell: Cell) -> str:
+    """Return what the prediction was made with."""
+    plan, loading = desk.plan, desk.loaded[cell].config.loading
+    inputs = INPUTS["beside" if loading.sharing == "fair" else loading.step_inputs]
+    remark = f"profile: {plan.hardware}; {desk.engine.remark}; a step's inputs {inputs}"
+    if plan.changes:
+        remark += f"; set: {', '.join(plan.changes)}"
+    if changed := desk.changed.get(cell):
+        remark += f"; served with {', '.join(changed)}"
+    table = desk.pairs[cell].measured.iterations
+    if plan.runs is not None and table is not None and not can_predict_anew(table):
+        remark += "; iterations: as predicted when they were served"
+    return remark
 
 
 def _ending(desk: _Desk) -> Iterator[str]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from gpu_validate.bootstrap import DRAWS
 from gpu_validate.check import report_pair
+from gpu_validate.engine_costs import has_engine_costs
+from gpu_validate.fit import REPORT
 from gpu_validate.logs import Log, read_log
 from gpu_validate.observed import Observed, from_directory, from_result
 from gpu_validate.report import draw, text_of, write_report
@@ -82,7 +84,10 @@ def run_compare(  # noqa: PLR0913 - one keyword per question of the command
     report = report_pair(simulated, measured, again, load=load, draws=draws, seed=seed, paired=paired)
     about = {"name": read.name, "format": read.format, "clock": read.clock}
     report |= {"log": about | {"notes": [list(note) for note in read.notes]}, "client_overhead_s": overhead_s}
-    text = _head(read) + _overhead_line(read, overhead_s, is_given=run is not None) + text_of(report)
+    text = _head(read) + _overhead_line(read, overhead_s, is_given=run is not None)
+    if run is None and has_engine_costs(hardware):
+        text += f"engine costs: those of {system}, not the mini engine's in {REPORT} beside the profile\n"
+    text += text_of(report)
     if out is not None:
         write_report(report, text, out, draw(simulated, measured, again))
     return report | {"text": text}

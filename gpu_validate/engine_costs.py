@@ -53,6 +53,11 @@ def engine_costs(hardware: str, setup: Setup) -> Calibrated:
     return Calibrated(costs, attention, f"{remark}; {_attention_remark(attention)}")
 
 
+def has_engine_costs(hardware: str | None) -> bool:
+    """Whether a profile is one that `gpu fit` wrote together with what the mini engine's software costs."""
+    return hardware is not None and _told(hardware)[0] is not None
+
+
 def _told(hardware: str) -> tuple[dict[str, Any] | None, str]:
     """Return the report that belongs to a profile and its name, or None and why there is none."""
     path = Path(hardware)

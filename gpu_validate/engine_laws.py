@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from sim.engine_costs import KERNEL_DEFAULTS, MATRIX_KERNELS, PER_TOKEN_KERNELS,
 from sim.hardware import Hardware
 
 LONGEST_HOST_S = 0.1
+LEAST_SERVED = 3  # rows of each phase, for the two numbers that each is fitted with
 LAUNCHES = {"launch_s", "prefill_launch_s"}
 ADAPTED = PER_TOKEN_KERNELS | MATRIX_KERNELS
 # LoRA rows time one projection; EngineCosts counts an iteration of this many.
@@ -134,7 +136,7 @@ def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any]
     Coefficients: host_s, host_per_running_s, prefill_host_s (where there are prefills) and, without graphs, launch_s;
     with graphs prefill_launch_s, since prefills are launched one kernel after the other all the same. A launch time
     that no fitted row is bound by is 0: the rows only say that it is not longer than they are. Rows of kind `service`
-    alone are fitted where there are some: a burst's host has less to do.
+    alone are fitted where there are at least three of each phase: a burst's host has less to do.
 
     Args:
         name: of the fit.
@@ -171,9 +173,10 @@ def iteration_law(name: str, hardware: Hardware, kernel_costs: Mapping[str, Any]
 
 
 def _told_by(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows that tell of the host: those in service, if there are some of every phase."""
+    """Return the rows that tell of the host: those in service, if there are enough of every phase."""
     served = [row for row in rows if row.kind == "service"]
-    return served if {row["phase"] for row in rows} == {row["phase"] for row in served} else rows
+    found = Counter(row["phase"] for row in served)
+    return served if all(found[row["phase"]] >= LEAST_SERVED for row in rows) else rows
 
 
 def _host_start(names: Sequence[str], launch_s: float) -> FloatArray:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpu_validate.observed import Observed, from_directory
+from sim.costs import CostModel
 from sim.files.textfile import write_text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gpu_validate.live import Served
 
 
@@ -23,6 +26,7 @@ class Kept(NamedTuple):
 
     observed: Observed
     wall_s: float
+    changed: tuple[str, ...] = ()  # what was served in another way than is asked now
 
 
 class Shelf:
@@ -46,8 +50,8 @@ class Shelf:
         note = self._out / f"{name}.json"
         if not note.exists():
             return None
-        told = json.loads(note.read_text(encoding="utf-8"))
-        if told["asked_sha256"] != digest(asked):
+        told = _content(note)
+        if told["asked_sha256"] != served_digest(asked):
             msg = f"{self._out / name} is of another profile, configuration, engine or device; give another --out"
             raise ValueError(msg)
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
@@ -55,29 +59,41 @@ class Shelf:
         iterations = pd.read_parquet(self._iterations(name))
         return Kept(from_directory(self._out / name, label, iterations), told["wall_s"])
 
-    def read(self, name: str, label: str, asked: Mapping[str, Any]) -> Kept | None:
+    def read(self, name: str, label: str, asked: Mapping[str, Any], costs: CostModel) -> Kept | None:
         """Return a finished run of the same requests, whatever is predicted of it now; None if there is none.
 
-        What was predicted of its iterations when it was served is left out if that was with other costs.
+        Its iterations are predicted anew. Where it does not say what was asked about them, they keep what was predicted
+        of them when they were served; if that was with another profile or configuration, they are left out.
+
+        Args:
+            name: of the run.
+            label: for the report.
+            asked: profile, engine and configuration of now.
+            costs: of now.
 
         Raises:
-            ValueError: if a run of this name served other requests.
+            ValueError: if a run of this name served other requests, or with another engine.
         """
         note = self._out / f"{name}.json"
         if not note.exists():
             return None
-        told = json.loads(note.read_text(encoding="utf-8"))
-        for key in SERVED:
-            if told["config"][key] != asked["config"][key]:
-                served, wanted = told["config"][key], asked["config"][key]
-                msg = f"{self._out / name} was served with {key} {served!r}, asked is {wanted!r}"
-                raise ValueError(msg)
+        told = _content(note)
+        _check_served(self._out / name, told, asked)
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
-        iterations = pd.read_parquet(self._iterations(name))
-        if told["profile_sha256"] != asked["profile_sha256"]:
-            iterations = iterations.drop(columns="predicted_s", errors="ignore")
-        return Kept(from_directory(self._out / name, label, iterations), told["wall_s"])
+        from gpu_validate.live import can_predict_anew, predicted_anew  # noqa: PLC0415 - imports SimPy
+
+        iterations: pd.DataFrame | None = pd.read_parquet(self._iterations(name))
+        if iterations is not None and can_predict_anew(iterations):
+            iterations = iterations.assign(predicted_s=predicted_anew(iterations, costs))
+        elif not _is_predicted_alike(told, asked):
+            iterations = None
+        changed = tuple(_differences("", _that_matters(told), _that_matters(asked)))
+        return Kept(from_directory(self._out / name, label, iterations), told["wall_s"], changed)
+
+    def names(self) -> list[str]:
+        """Return the runs that are here."""
+        return sorted(path.name.removesuffix(".iterations.parquet") for path in self._out.glob("*.iterations.parquet"))
 
     def keep(self, name: str, asked: Mapping[str, Any], served: Served, wall_s: float) -> None:
         """Write a run, so that `find` will find it."""
@@ -85,13 +101,56 @@ class Shelf:
         if iterations is not None:
             iterations.to_parquet(self._iterations(name), index=False)
         served.result.save(self._out / name)
-        told = {"asked_sha256": digest(asked), "wall_s": wall_s, **asked}
+        told = {"asked_sha256": served_digest(asked), "wall_s": wall_s, **asked}
         write_text(self._out / f"{name}.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
 
     def _iterations(self, name: str) -> Path:
         return self._out / f"{name}.iterations.parquet"
 
 
+def served_digest(asked: Mapping[str, Any]) -> str:
+    """Return a hash of all that a real run depends on."""
+    return digest({**asked, "config": _that_matters(asked)})
+
+
 def digest(asked: Mapping[str, Any]) -> str:
     """Return a hash that does not depend on the order of keys."""
     return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _content(note: Path) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        msg = f"{note}:{error.lineno}: {error.msg}; it is not as a check wrote it"
+        raise ValueError(msg) from None
+    return told
+
+
+def _check_served(run: Path, told: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise ValueError with every difference between what was served and what is asked."""
+    pairs = {"setup": (told["setup"], asked["setup"])}
+    pairs |= {key: (told["config"][key], asked["config"][key]) for key in SERVED}
+    found = [text for key, (served, wanted) in pairs.items() for text in _differences(key, served, wanted)]
+    if found:
+        msg = f"{run} was served with {'; '.join(found)}"
+        raise ValueError(msg)
+
+
+def _differences(key: str, served: Any, wanted: Any) -> Iterator[str]:
+    if isinstance(served, dict) and isinstance(wanted, dict):
+        for name in {**served, **wanted}:
+            yield from _differences(f"{key}.{name}".removeprefix("."), served.get(name), wanted.get(name))
+    elif served != wanted:
+        yield f"{key} {served!r}, asked is {wanted!r}"
+
+
+def _is_predicted_alike(told: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether the cost model was the same."""
+    return bool(told["profile_sha256"] == asked["profile_sha256"] and _that_matters(told) == _that_matters(asked))
+
+
+def _that_matters(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without what a real run does not look at: its steps wait for copies as they do."""
+    config = asked["config"]
+    return {**config, "loading": {key: value for key, value in config["loading"].items() if key != "step_inputs"}}

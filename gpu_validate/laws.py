@@ -18,7 +18,7 @@ from sim.hardware import Hardware
 TILES = (1, 64, 128, 256)
 HIGHEST_SHARES = np.array([0.9, 0.95])  # of peak FLOP/s and bytes/s: whole layers never come nearer (docs/costs.md)
 LONGEST_FLOOR_S, LONGEST_ELEMENTWISE_S = 1e-3, 1e-5  # per layer, and per token and layer
-LINK_MODES = ("flat", "per_layer", "per_tensor")  # the copies that the three coefficients describe
+LINK_MODES = ("flat", "per_layer", "per_tensor")  # the copies that the four coefficients describe
 MANY_OPERATIONS = 16  # over which what a first one takes is spread
 IDLE = (None, "", "none", "idle")
 ENGINE_ATTENTION = "engine attention"  # the mini engine's, which need not be as quick as the card's best
@@ -233,5 +233,5 @@ def is_quiet(row: Row) -> bool:
 
 
 def is_plain_copy(row: Row) -> bool:
-    """Whether the link's three coefficients describe a load row: quiet, and copies only."""
+    """Whether the link's four coefficients describe a load row: quiet, and copies only."""
     return is_quiet(row) and row.config.get("mode") in LINK_MODES

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import math
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from gpu_validate.engine.dims import BUCKETS
 from gpu_validate.observed import Observed, counters_of, from_result
 from gpu_validate.replay import Replay
+from gpu_validate.service import Asked, asked_of, counts_of
+from policies.base import FloatArray
 from sim.build import deploy, jobs, play
 from sim.config import Loaded
+from sim.costs import CostModel
 from sim.experiments.faults import told_of_answers, told_of_code
 from sim.experiments.run import result_of
 from sim.results.result import Result
@@ -24,6 +30,8 @@ if TYPE_CHECKING:
     from gpu_validate.engine.device import Iteration
     from sim.hardware import Hardware
 
+# What a table of iterations keeps of the questions to the cost model.
+COUNTS = ["squared_tokens", "context_tokens", "token_rank", "sum_rank", "distinct", "distinct_rank", "max_rank"]
 MOST_WARMED = 128  # requests; larger batches capture their graph when they first come
 MOST_PREFILLED = 2048  # tokens of a warmed prefill; beyond, kernels take so long that launching them need not be quick
 DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
@@ -111,8 +119,8 @@ def _serve(loaded: Loaded, setup: Setup, label: str, gpu: Hardware | None) -> Se
         requests = jobs(deployment, engine.core.adapters.palette)
         most = loaded.config.client.max_concurrency
         Replay(engine.core, engine.device, requests, engine.records, idle_poll_ticks=poll, max_concurrency=most).run()
-    result = result_of(deployment, engine.records)
-    iterations = iterations_table(getattr(engine.device, "iterations", []))
+    result = result_of(deployment, engine.records, is_simulated=False)
+    iterations = iterations_table(getattr(engine.device, "iterations", []), asked_of(deployment))
     return Served(result, Observed(label, result.requests, iterations, counters_of(result.summary)))
 
 
@@ -140,8 +148,13 @@ def copy_mode(loaded: Loaded) -> str:
     return "flat" if loading.pinned else "pageable"
 
 
-def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
-    """Return a row per real iteration, with the time that the cost model gives that very iteration."""
+def iterations_table(iterations: list[Iteration], asked: Mapping[int, Asked]) -> pd.DataFrame:
+    """Return a row per real iteration: the time that the cost model gave that very iteration, and what it was asked.
+
+    Args:
+        iterations: of a run, in order, from its first.
+        asked: of each request by its id.
+    """
     import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
     rows = [
@@ -156,7 +169,35 @@ def iterations_table(iterations: list[Iteration]) -> pd.DataFrame:
         )
         for one in iterations
     ]
-    return pd.DataFrame(rows, columns=["start_s", "duration_s", "issue_s", "predicted_s", "kind", "requests", "tokens"])
+    columns = ["start_s", "duration_s", "issue_s", "predicted_s", "kind", "requests", "tokens"]
+    counts = pd.DataFrame(counts_of(iterations, asked), columns=["tokens", *COUNTS])
+    return pd.concat([pd.DataFrame(rows, columns=columns), counts.rename(columns={"tokens": "asked_tokens"})], axis=1)
+
+
+def can_predict_anew(iterations: pd.DataFrame) -> bool:
+    """Whether a table says what the cost model is asked about its iterations."""
+    return {*COUNTS, "asked_tokens"} <= set(iterations)
+
+
+def predicted_anew(iterations: pd.DataFrame, costs: CostModel) -> FloatArray:
+    """Return the seconds that a cost model gives each iteration of a table; NaN for mixed ones and parts of prompts.
+
+    Args:
+        iterations: of `iterations_table`.
+        costs: of the engine that ran them.
+    """
+    return np.array([_predicted_s(row, costs) for row in iterations.to_dict("records")])
+
+
+def _predicted_s(row: Mapping[Hashable, Any], costs: CostModel) -> float:
+    ranks = [int(row[name]) for name in ("distinct", "distinct_rank", "max_rank")]
+    if row["kind"] == "decode":
+        step = costs.decode(int(row["requests"]), int(row["context_tokens"]), int(row["sum_rank"]), *ranks)
+        return step.first / TICKS_PER_S
+    if row["kind"] == "prefill" and row["asked_tokens"] == row["tokens"]:
+        asked = [int(row[name]) for name in ("requests", "tokens", "squared_tokens", "token_rank")]
+        return costs.prefill(*asked, *ranks) / TICKS_PER_S
+    return math.nan
 
 
 def warm(engine: Engine, longest_tokens: int) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpu_validate.engine.device import Iteration
     from sim.build import Deployment
 
-RATES: dict[float, str] = {10.0: "fit", 20.0: "fit", 30.0: "test", 40.0: "fit", 60.0: "fit", 80.0: "fit", 90.0: "test"}
+RATES: dict[float, str] = {10.0: "fit", 20.0: "fit", 30.0: "test", 40.0: "fit", 60.0: "fit", 70.0: "fit", 90.0: "test"}
 TINY_RATES: dict[float, str] = {20.0: "fit"}
 SPAN_S, TINY_SPAN_S = 4.0, 0.4  # of arrivals at each rate
 SHORT_TOKENS, LONG_TOKENS = 512, 1024  # prefills up to here, and from here on
@@ -79,7 +79,9 @@ def read_off(iterations: Sequence[Iteration], asked: Mapping[int, Asked], config
         RuntimeError: if the run had too few of them.
     """
     chosen = [
-        (one, counts) for one, counts in zip(iterations, _counts(iterations, asked), strict=True) if _fits(one, config)
+        (one, counts)
+        for one, counts in zip(iterations, counts_of(iterations, asked), strict=True)
+        if _fits(one, config)
     ]
     if len(chosen) < LEAST_ITERATIONS:
         msg = f"the run had {len(chosen)} such iterations, at least {LEAST_ITERATIONS} are needed"
@@ -105,8 +107,13 @@ def _fits(one: Iteration, config: Mapping[str, Any]) -> bool:
     return part is None or (tokens <= SHORT_TOKENS if part == "short" else tokens >= LONG_TOKENS)
 
 
-def _counts(iterations: Sequence[Iteration], asked: Mapping[int, Asked]) -> Iterator[dict[str, int]]:
-    """Yield what the cost model is asked of each iteration."""
+def counts_of(iterations: Sequence[Iteration], asked: Mapping[int, Asked]) -> Iterator[dict[str, int]]:
+    """Yield what the cost model is asked of each iteration, prompts taken as whole.
+
+    Args:
+        iterations: of a run, in order, from its first.
+        asked: of each request by its id.
+    """
     said: Counter[int] = Counter()  # tokens that each request has got
     for one in iterations:
         requests = [asked[id_] for id_ in one.requests]

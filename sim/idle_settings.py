@@ -45,6 +45,9 @@ def _idle_loading(config: RunConfig) -> Iterator[tuple[str, str]]:
     if loading.sharing == "fair":
         for key in _changed(loading, "step_inputs"):
             yield f"loading.{key}", f"loading.sharing: {loading.sharing}"
+    elif loading.mode == "blocking" and config.prefetch.get("kind") == "none" and not _swaps(config):
+        for key in _changed(loading, "step_inputs"):
+            yield f"loading.{key}", "loading.mode: blocking, prefetch: none and no KV that is swapped"
     if loading.mode != "cpu_assisted":
         for key in _changed(loading, "groups", "cpu_token_s", "slowdown"):
             yield f"loading.{key}", f"loading.mode: {loading.mode}"
@@ -71,10 +74,14 @@ def _idle_growth(config: RunConfig) -> Iterator[tuple[str, str]]:
         keys = ("watermark", "victim") if admission.preempted == "keep" else ("watermark", "victim", "shortage")
         for key in _changed(admission, *keys):  # what stopped requests keep gives way by the rule of a shortage
             yield f"admission.{key}", "admission.reserve: peak"
-    if "swap" not in {admission.shortage, admission.preempted} and config.memory.swap_bytes != Memory().swap_bytes:
+    if not _swaps(config) and config.memory.swap_bytes != Memory().swap_bytes:
         yield "memory.swap_bytes", "neither admission.shortage nor admission.preempted: swap"
     if config.memory.reuses_blocks and not _may_recompute(config):
         yield "memory.reuses_blocks", f"admission.preempted: {admission.preempted} and nothing else that recomputes"
+
+
+def _swaps(config: RunConfig) -> bool:
+    return "swap" in {config.admission.shortage, config.admission.preempted}
 
 
 def _may_recompute(config: RunConfig) -> bool:

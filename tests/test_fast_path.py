@@ -425,10 +425,13 @@ def test_a_long_run_of_decode_steps_is_skipped_at_once() -> None:
 # --- packaged systems with real costs ---
 
 
-@pytest.mark.parametrize("pool", [(), ("memory.kv_pool_tokens=6000",)], ids=["default", "6000"])
+DISK = ("loading.step_inputs=behind", "adapters.host_adapters=5")
+
+
+@pytest.mark.parametrize("pool", [(), ("memory.kv_pool_tokens=6000",), DISK], ids=["default", "6000", "disk"])
 @pytest.mark.parametrize("system", packaged_names())
 def test_packaged_systems_give_the_same_results_one_step_at_a_time(system: str, pool: tuple[str, ...]) -> None:
-    workload = {"preset": "paper", "requests": 200, "rate_per_s": 12.0}
+    workload = {"preset": "paper", "requests": 200, "rate_per_s": 12.0, "adapters": 40 if pool is DISK else 100}
     loaded = load_config(system, pool, {"workload": workload, "seed": 3})
     fast, slow = execute(loaded), execute(loaded, asks_every_step=True)
     assert_frame_equal(fast.requests, slow.requests, check_exact=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,14 @@ from gpu_validate.live import Served, Setup
 from gpu_validate.observed import from_result
 from gpu_validate.pace import Pace
 from sim.config import Loaded
+from sim.costs import CostModel
+from sim.engine_costs import EngineCosts
 from sim.experiments.run import execute
-from sim.hardware import Hardware
+from sim.hardware import Hardware, load_hardware
+from sim.models import load_model
+from sim.serving.ticks import TICKS_PER_S
 
+COSTS = CostModel(load_hardware("a40"), load_model("llama-7b"), EngineCosts(kernel="bgmv"))
 BUILD_S = 50.0  # of the fake engine
 FIRST, AGAIN = ["slora measured", "chameleon measured"], ["slora measured again", "chameleon measured again"]
 
@@ -189,7 +195,7 @@ def test_runs_that_an_earlier_check_does_not_have_are_named(tmp_path: Path, benc
 def test_runs_of_other_requests_are_not_judged(tmp_path: Path, bench: Bench) -> None:
     texts(bench, plan_of(tmp_path / "served"))
     plan = replace(plan_of(tmp_path / "judged", requests=31), runs=tmp_path / "served")
-    with pytest.raises(ValueError, match=r"slora-at-8-measured was served with workload .* asked is .*31"):
+    with pytest.raises(ValueError, match=r"slora-at-8-measured was served with workload.requests 30, asked is 31$"):
         texts(bench, plan)
 
 
@@ -199,10 +205,54 @@ def test_what_was_predicted_with_other_costs_is_left_out(tmp_path: Path, bench: 
     path, told = tmp_path / f"{name}.iterations.parquet", content(tmp_path / f"{name}.json")
     pd.read_parquet(path).assign(predicted_s=1.0).to_parquet(path)
     for profile, is_kept in ((told["profile_sha256"], True), ("another", False)):
-        kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": profile})
+        kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": profile}, COSTS)
         assert kept is not None
-        assert kept.observed.iterations is not None
-        assert ("predicted_s" in kept.observed.iterations) == is_kept
+        assert (kept.observed.iterations is not None) == is_kept
+    other = told | {"config": told["config"] | {"prefill": "chunked"}}
+    kept = Shelf(tmp_path).read(name, "measured", other, COSTS)
+    assert kept is not None
+    assert kept.observed.iterations is None
+
+
+def test_iterations_that_say_what_was_asked_are_predicted_anew(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path))
+    name = "slora-at-8-measured"
+    path, told = tmp_path / f"{name}.iterations.parquet", content(tmp_path / f"{name}.json")
+    ranks = {"distinct": 2, "distinct_rank": 40, "max_rank": 32}
+    counts = {"squared_tokens": 5000, "context_tokens": 900, "token_rank": 3000, "sum_rank": 40, **ranks}
+    rows = [{"kind": "decode", "requests": 2, "tokens": 2, "asked_tokens": 2, **counts}]
+    rows += [{"kind": "prefill", "requests": 2, "tokens": 100, "asked_tokens": whole, **counts} for whole in (100, 120)]
+    pd.DataFrame(rows).assign(predicted_s=9.0, duration_s=1.0).to_parquet(path)
+    kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": "another"}, COSTS)
+    assert kept is not None
+    assert kept.observed.iterations is not None
+    decode, whole, part = kept.observed.iterations["predicted_s"].tolist()
+    assert decode == COSTS.decode(2, 900, 40, 2, 40, 32).first / TICKS_PER_S
+    assert whole == COSTS.prefill(2, 100, 5000, 3000, 2, 40, 32) / TICKS_PER_S
+    assert math.isnan(part)
+
+
+def test_reports_as_they_came_are_not_overwritten(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path))
+    with pytest.raises(ValueError, match=r"--runs and --out are both .*reports as they came would be lost"):
+        texts(bench, replace(plan_of(tmp_path), runs=tmp_path))
+
+
+@pytest.mark.parametrize(("rate", "there"), [(9.0, "slora-at-8-measured"), (8.0, "no runs of a check")])
+def test_where_there_is_nothing_to_judge_it_says_what_is_there(
+    tmp_path: Path, bench: Bench, rate: float, there: str
+) -> None:
+    texts(bench, plan_of(tmp_path / "served", repeats=False))
+    runs = tmp_path / ("served" if rate == 9.0 else "nowhere")
+    with pytest.raises(ValueError, match=rf"has none of slora-at-{rate:g}-measured, .*it has .*{there}"):
+        texts(bench, replace(plan_of(tmp_path / "judged"), rates=(rate,), runs=runs))
+
+
+def test_a_note_that_was_cut_off_is_named(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path / "served"))
+    (tmp_path / "served" / "slora-at-8-measured.json").write_text("{")
+    with pytest.raises(ValueError, match=r"slora-at-8-measured\.json:1: .*not as a check wrote it"):
+        texts(bench, replace(plan_of(tmp_path / "judged"), runs=tmp_path / "served"))
 
 
 def test_the_mini_engine_s_steps_wait_behind_its_copies_unless_it_is_said_otherwise(
@@ -216,5 +266,5 @@ def test_the_mini_engine_s_steps_wait_behind_its_copies_unless_it_is_said_otherw
     ]
     assert inputs == ["behind", "beside"]
     told = [content(tmp_path / name / "slora-at-8.json")["predicted_with"] for name in ("one", "two")]
-    assert told[0].endswith("a step's inputs wait behind the copy under way, as the mini engine's do")
-    assert told[1].endswith("a step's inputs wait for no copy")
+    assert "; a step's inputs wait behind the copy under way, as the mini engine's do" in told[0]
+    assert told[1].endswith("a step's inputs wait for no copy; set: loading.step_inputs=beside")

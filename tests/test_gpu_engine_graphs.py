@@ -14,7 +14,8 @@ from gpu_validate.engine.attention import Packed, prompt_attention  # noqa: E402
 from gpu_validate.engine.build import open_engine  # noqa: E402
 from gpu_validate.engine.dims import tiny  # noqa: E402
 from gpu_validate.engine.graphs import Captured, DecodeGraphs, padded_blocks, padded_requests, widths_to  # noqa: E402
-from gpu_validate.engine.packing import padding_of  # noqa: E402
+from gpu_validate.engine.kv import NOBODYS_BLOCK, BlockPool  # noqa: E402
+from gpu_validate.engine.packing import pack_chunks, padding_of  # noqa: E402
 from gpu_validate.engine.worker import Worker, idle_metadata  # noqa: E402
 from gpu_validate.lora.plan import LoraPlan  # noqa: E402
 from gpu_validate.replay import Replay  # noqa: E402
@@ -56,6 +57,12 @@ def told(worker: Worker, steps: int = 14) -> dict[int, list[int]]:
     return said(worker)
 
 
+def pool_with(worker: Worker, id_: int, tokens: int) -> BlockPool:
+    """Return the worker's pool, in which a request has blocks."""
+    worker.kv.pool.allocate(id_, tokens)
+    return worker.kv.pool
+
+
 def graphed() -> Worker:
     """Return a worker whose decode steps have fixed shapes."""
     worker = worker_of()
@@ -85,6 +92,15 @@ def test_padded_chunks_say_what_whole_prompts_say() -> None:
     assert (heard[0][:3], heard[1]) == (said(whole)[0], said(whole)[1])
     assert chunked.prefilled_tokens == whole.prefilled_tokens == 95
     assert torch.isfinite(chunked.kv.cache).all()
+
+
+def test_padding_has_a_position_that_the_shortest_model_has() -> None:
+    worker = worker_of()
+    packed = pack_chunks([Chunk(job_of(worker, 0, 3, 0), 0, 3)], pool_with(worker, 0, 3), worker._ids, padding=61)
+    _, positions, rows, *_ = packed.arrays
+    assert list(positions) == [0, 1, 2, *[0] * 61]
+    assert list(rows[3:]) == [NOBODYS_BLOCK] * 61
+    assert (packed.lengths, packed.padding) == ((3, 61), 61)
 
 
 @pytest.mark.parametrize(("tokens", "padding"), [(1, 63), (64, 0), (65, 63)])

@@ -7,13 +7,15 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.commands import chameleon
 
 pytest.importorskip("torch")
 
-from gpu_validate.live import Setup, copy_mode, serve
+from gpu_validate.live import Setup, copy_mode, predicted_anew, serve
+from sim.build import deploy
 from sim.config import load_config
 
 ONE = ("loading.copies=1",)
@@ -70,6 +72,22 @@ def test_a_check_serves_simulates_and_reports_every_system(tmp_path: Path) -> No
         assert (tmp_path / f"{system}-at-8.png").exists()
     assert len(json.loads((tmp_path / "profile.frozen.json").read_text())["sha256"]) == 64
     assert json.loads((tmp_path / "policies-at-8.json").read_text())["gains"]
+    assert json.loads((tmp_path / "slora-at-8-measured" / "summary.json").read_text())["simulated"] is False
+
+
+def test_kept_iterations_are_predicted_anew_as_they_were_when_nothing_changed(tmp_path: Path) -> None:
+    words = ["gpu", "check", "--device", "cpu", "--hardware", "a40", "--rate", "8", "-n", "8", "--set"]
+    words += ["workload.scale=60", "--out"]
+    assert chameleon(*words, str(tmp_path / "served")).code == 0
+    table = pd.read_parquet(tmp_path / "served" / "slora-at-8-measured.iterations.parquet")
+    costs = deploy(load_config("slora", ("workload.scale=60",), {"hardware": "a40", "model": "llama-7b"})).costs
+    assert {"prefill", "decode"} == set(table["kind"])
+    assert predicted_anew(table, costs).tolist() == pytest.approx(table["predicted_s"].tolist())
+    said = chameleon(*words, str(tmp_path / "judged"), "--runs", str(tmp_path / "served"))
+    assert said.code == 0, said.err
+    told = [json.loads((tmp_path / one / "slora-at-8.json").read_text())["sim_vs_real"] for one in ("served", "judged")]
+    assert told[0]["iterations"] == told[1]["iterations"]
+    assert told[0]["metrics"] == told[1]["metrics"]
 
 
 def test_a_check_without_a_gpu_says_so_in_one_sentence(tmp_path: Path) -> None:

@@ -78,3 +78,11 @@ def test_the_setting_idles_where_loads_share_the_link() -> None:
     said = "loading.step_inputs has no effect with loading.sharing: fair"
     assert idle_settings(load_config("slora", changes).config) == [said]
     assert idle_settings(load_config("slora", changes[:1]).config) == []
+
+
+def test_the_setting_idles_where_nothing_overlaps_with_steps() -> None:
+    changes = ("loading.step_inputs=behind", "prefetch=none")
+    said = "loading.step_inputs has no effect with loading.mode: blocking, prefetch: none and no KV that is swapped"
+    assert idle_settings(load_config("slora", changes).config) == [said]
+    for other in ("loading.mode=overlapped", "admission.preempted=swap"):
+        assert idle_settings(load_config("slora", (*changes, other)).config) == []

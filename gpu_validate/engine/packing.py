@@ -73,15 +73,17 @@ def pack_chunks(
     parts = [
         _Part(ids_of(job)[before : before + count], before, pool.rows(job.request.id)) for job, before, count in chunks
     ]
+    positions = [np.arange(part.before, part.end) for part in parts]
     if padding:
         nobodys = np.full(padding, NOBODYS_BLOCK, dtype=np.int64)
         parts.append(_Part(nobodys, 0, nobodys))
+        positions.append(nobodys)  # one that every model has
     lengths, ends = [len(part.ids) for part in parts], [part.end for part in parts]
     bounds = list(accumulate(lengths, initial=0))
     is_complete = [part.end == job.base_tokens for part, (job, *_) in zip(parts, chunks, strict=False)]
     arrays: tuple[Integers, ...] = (
         np.concatenate([part.ids for part in parts]),
-        np.concatenate([np.arange(part.before, part.end) for part in parts]),
+        np.concatenate(positions),
         np.concatenate([part.keys[part.before :] for part in parts]),
         [stop - 1 for stop, complete in zip(bounds[1:], is_complete, strict=False) if complete],
         bounds,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sim.cli import gpu_check, options
-from sim.cli.gpu_check import Device, Folder, MaybeFolder
+from sim.cli.gpu_check import Device, MaybeFolder
 
 app = typer.Typer(
     help="Measure this machine's GPU and fit a hardware profile to it (in a checkout: pip install -e '.[gpu]').",
@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 
 
+Folder = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the rows (sweep.jsonl); what it already holds is kept.")
+]
 Seed = Annotated[
     int, typer.Option("--seed", parser=options.whole_number(0), metavar="N", help="Draws held-out shapes and data.")
 ]

@@ -23,9 +23,6 @@ Device = Annotated[
     str,
     typer.Option("--device", parser=device_name, metavar="NAME", help="cuda; cpu tries the harness, as no evidence."),
 ]
-Folder = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the rows (sweep.jsonl); what it already holds is kept.")
-]
 MaybeFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write to. [default: none]")]
 LoraModules = Annotated[
     str | None,
@@ -94,7 +91,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument for each flag
 
 
 def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
-    out: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of runs and reports; finished runs there are kept.")],
     hardware: Annotated[str, typer.Option("--hardware", help="Profile under test: `gpu fit` wrote one.")],
     system: Annotated[
         list[str] | None, typer.Option("--system", "-s", help="Repeatable; the first is the baseline. [default: slora]")

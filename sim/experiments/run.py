@@ -157,8 +157,14 @@ def _warnings(config: RunConfig, hardware: Hardware, records: Sequence[Records])
     return warnings
 
 
-def result_of(deployment: Deployment, *records: Records) -> Result:
-    """Return what a deployment's run left behind, one `Records` per replica, whoever drove it, as results."""
+def result_of(deployment: Deployment, *records: Records, is_simulated: bool = True) -> Result:
+    """Return what a deployment's run left behind, one `Records` per replica, whoever drove it, as results.
+
+    Args:
+        deployment: what was run.
+        records: of each replica.
+        is_simulated: False if it was served in real time, which the results then say.
+    """
     config, hardware = deployment.config, deployment.hardware
     outcome = Run(
         trace=deployment.trace,
@@ -176,5 +182,6 @@ def result_of(deployment: Deployment, *records: Records) -> Result:
         idle_settings=idle_settings(config),
         isolated=partial(isolated_ticks, deployment.trace, deployment.costs, deployment.options),
         cost_warnings=_warnings(config, hardware, records),
+        is_simulated=is_simulated,
     )
     return Result(outcome, config.model_dump(mode="json"), meta=bench_meta(config, deployment.trace))

@@ -47,6 +47,7 @@ class Run:
         idle_settings: settings that were given and could have no effect.
         link_copies: bytes over the link per byte of an adapter (S-LoRA: 2).
         isolated: called at most once for shape (n,), how many ticks each request takes alone (`sim.results.isolated`).
+        is_simulated: False for a run that was served in real time.
     """
 
     trace: Trace
@@ -64,6 +65,7 @@ class Run:
     idle_settings: Sequence[str] = ()
     link_copies: float = 1.0
     isolated: Callable[[], IntArray] | None = None
+    is_simulated: bool = True
 
     @cached_property
     def isolated_ticks(self) -> IntArray | None:

@@ -60,7 +60,7 @@ def summarise(run: Run) -> Summary:
     told["slowdown"] = slowdown(latencies["e2el_s"], isolated_s(offered, run.isolated_ticks))
     return {
         "schema_version": SCHEMA_VERSION,
-        "simulated": True,
+        "simulated": run.is_simulated,
         "system": run.system,
         "workload": run.trace.name,
         "hardware": run.hardware,

@@ -102,13 +102,13 @@ def goodput(run: Run, summary: Summary, slos_ms: Mapping[str, float]) -> dict[st
 def _head(run: Run, summary: Summary, meta: BenchMeta) -> dict[str, Any]:
     return {
         "date": meta.date or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
-        "endpoint_type": "sim",
-        "backend": "sim",
+        "endpoint_type": "sim" if run.is_simulated else "gpu_validate",
+        "backend": "sim" if run.is_simulated else "gpu_validate",
         "label": meta.label or run.system,
         "model_id": run.model,
         "tokenizer_id": run.model,
         "num_prompts": summary["requests"]["offered"],
-        "simulated": True,
+        "simulated": run.is_simulated,
         "request_rate": "inf" if math.isinf(meta.request_rate) else meta.request_rate,
         "burstiness": meta.burstiness,
         "max_concurrency": meta.max_concurrency,
