@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpu_validate.observed import Observed, from_directory
+from sim.config import RunConfig
 from sim.costs import CostModel
 from sim.files.textfile import write_text
 
@@ -77,7 +78,7 @@ class Shelf:
         note = self._out / f"{name}.json"
         if not note.exists():
             return None
-        told = _content(note)
+        told = _with_new_keys(_content(note))
         _check_served(self._out / name, told, asked)
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
@@ -125,6 +126,11 @@ def _content(note: Path) -> dict[str, Any]:
         msg = f"{note}:{error.lineno}: {error.msg}; it is not as a check wrote it"
         raise ValueError(msg) from None
     return told
+
+
+def _with_new_keys(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a note whose configuration has what it lacks because it is older, as is the default."""
+    return {**told, "config": RunConfig.model_validate(told["config"]).model_dump(mode="json")}
 
 
 def _check_served(run: Path, told: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

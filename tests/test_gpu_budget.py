@@ -214,6 +214,22 @@ def test_what_was_predicted_with_other_costs_is_left_out(tmp_path: Path, bench: 
     assert kept.observed.iterations is None
 
 
+def test_what_an_older_note_does_not_have_is_as_by_default(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path))
+    name = "slora-at-8-measured"
+    note = tmp_path / f"{name}.json"
+    told = content(note)
+    older = {**told, "config": {key: value for key, value in told["config"].items() if key != "parallel"}}
+    note.write_text(json.dumps(older))
+    kept = Shelf(tmp_path).read(name, "measured", told, COSTS)
+    assert kept is not None
+    assert kept.changed == ()
+    other = {**told, "config": {**told["config"], "parallel": {**told["config"]["parallel"], "tensor": 2}}}
+    kept = Shelf(tmp_path).read(name, "measured", other, COSTS)
+    assert kept is not None
+    assert kept.changed == ("parallel.tensor 1, asked is 2",)
+
+
 def test_iterations_that_say_what_was_asked_are_predicted_anew(tmp_path: Path, bench: Bench) -> None:
     texts(bench, plan_of(tmp_path))
     name = "slora-at-8-measured"
