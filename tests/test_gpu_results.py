@@ -10,7 +10,10 @@ import pytest
 
 from gpu_validate.checking import Plan, run_check
 from gpu_validate.live import Setup
+from sim.costs import CostModel
+from sim.engine_costs import EngineCosts
 from sim.hardware import load_hardware
+from sim.models import load_model
 from tests.commands import chameleon
 
 H100 = Path(__file__).resolve().parents[1] / "gpu_validate" / "results" / "h100"
@@ -71,6 +74,21 @@ def test_a_comparison_on_that_profile_says_whose_software_costs_it_takes() -> No
     told = "engine costs: those of slora, not the mini engine's in fit.json beside the profile"
     assert told in on_profile
     assert "engine costs" not in on_card
+
+
+@pytest.mark.parametrize("model", ["llama-7b", "llama-3.1-8b"])
+def test_the_card_that_was_measured_and_the_profile_fitted_to_other_people_s_servers_agree(model: str) -> None:
+    engine = EngineCosts(kernel="none")
+    fitted, measured = (
+        CostModel(load_hardware(hardware), load_model(model), engine)
+        for hardware in ("h100", str(H100 / "profile.yaml"))
+    )
+    for requests in (1, 8, 32, 64, 128):
+        one, other = (costs.decode(requests, 500 * requests, 0, 0, 0, 0).first for costs in (fitted, measured))
+        assert one == pytest.approx(other, rel=0.07)
+    for tokens in (128, 512, 1024, 2048, 4096):
+        one, other = (costs.prefill(1, tokens, tokens * tokens, 0, 0, 0, 0) for costs in (fitted, measured))
+        assert one == pytest.approx(other, rel=0.13)
 
 
 def test_real_runs_do_not_call_themselves_simulated() -> None:
