@@ -45,13 +45,13 @@ def service_shapes(model: str, kernel: str, seed: int, *, graph: bool, tiny: boo
         kernel: LoRA kernel, as rows call it.
         seed: of requests and adapters.
         graph: whether decode runs from CUDA graphs.
-        tiny: what a CPU can do.
+        tiny: what a CPU can do: so few requests that nothing but decode steps comes often enough.
     """
     common = {"kernel": kernel, "graph": graph, "model": model, "seed": seed}
     for rate, split in (TINY_RATES if tiny else RATES).items():
         kinds: list[dict[str, str]] = [{"phase": "decode"}]
-        kinds += [{"phase": "prefill", "part": "short"}] if rate <= SHORT_UNTIL else []
-        kinds += [{"phase": "prefill", "part": "long"}] if rate >= LONG_FROM else []
+        kinds += [{"phase": "prefill", "part": "short"}] if rate <= SHORT_UNTIL and not tiny else []
+        kinds += [{"phase": "prefill", "part": "long"}] if rate >= LONG_FROM and not tiny else []
         served = round((TINY_SPAN_S if tiny else SPAN_S) * rate)
         for kind in kinds:
             yield Shape("service", {**kind, "rate_per_s": rate, "served": served, "split": split, **common})
