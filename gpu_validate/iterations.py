@@ -167,10 +167,12 @@ class Iterations:
     def _stream(self, rate_per_s: float, requests: int) -> tuple[list[Iteration], dict[int, Asked]]:
         """Serve the workload at a rate, once for all that is read off it; return the iterations and who asked."""
         if rate_per_s not in self._streams:
-            if not self._streams:
-                warm(self._engine, self._worker.decoder.max_positions)
+            from gpu_validate.engine.build import longest  # noqa: PLC0415 - needs torch
+
             workload = {"rate_per_s": rate_per_s, "requests": requests}
             deployment = deploy(self._loaded_with(workload), asks_every_step=True)
+            if not self._streams:
+                warm(self._engine, longest(deployment))
             self._streams[rate_per_s] = self._replayed(deployment, partial(jobs, deployment)), asked_of(deployment)
         return self._streams[rate_per_s]
 
