@@ -18,7 +18,7 @@ from gpu_validate.errors import (
     request_errors,
     unpaired_errors,
 )
-from gpu_validate.insitu import in_situ
+from gpu_validate.insitu import behind_copies, in_situ
 from gpu_validate.observed import Observed, from_directory, from_result
 from policies.base import FloatArray
 
@@ -83,6 +83,7 @@ def report_pair(
         "paired": paired,
         "sim_vs_real": against,
         "in_situ": in_situ(pair_iterations(simulated.iterations, measured.iterations)),
+        "behind_copies": behind_copies(pair_iterations(simulated.iterations, measured.iterations)),
         "real_vs_real": floor,
         "aims": aims(against, load) if paired else [],
     }

@@ -32,6 +32,32 @@ def in_situ(pairs: pd.DataFrame | None) -> dict[str, Any] | None:
     return {kind: _scaled(known[mask & is_first], known[mask & ~is_first]) for kind, mask in of_kind.items()}
 
 
+def behind_copies(pairs: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Return how late iterations were whose inputs were sent while a copy was under way, and all others.
+
+    Args:
+        pairs: as `in_situ`, with `copy_left_s`.
+
+    Returns:
+        `n`, `mean_left_s` (of the copy) and `mean_late_s` (measured less predicted) of those, and `n_others` and
+        `mean_late_others_s`; None if it is not known, or there was none.
+    """
+    if pairs is None or not {"predicted_s", "copy_left_s"} <= set(pairs):
+        return None
+    known = pairs[pairs["predicted_s"].notna()]
+    is_behind = known["copy_left_s"] > 0
+    if not is_behind.any() or is_behind.all():
+        return None
+    late = known["measured_s"] - known["predicted_s"]
+    return {
+        "n": int(is_behind.sum()),
+        "mean_left_s": float(known["copy_left_s"][is_behind].mean()),
+        "mean_late_s": float(late[is_behind].mean()),
+        "n_others": int((~is_behind).sum()),
+        "mean_late_others_s": float(late[~is_behind].mean()),
+    }
+
+
 def _scaled(first: pd.DataFrame, rest: pd.DataFrame) -> dict[str, Any]:
     told: dict[str, Any] = {"n_fit": len(first), "n_test": len(rest)}
     if min(len(first), len(rest)) < LEAST_ROWS:

@@ -14,13 +14,14 @@ from gpu_validate.engine.dims import BUCKETS
 from gpu_validate.observed import Observed, counters_of, from_result
 from gpu_validate.replay import Replay
 from gpu_validate.service import Asked, asked_of, counts_of
-from policies.base import FloatArray
+from policies.base import FloatArray, IntArray
 from sim.build import deploy, jobs, play
 from sim.config import Loaded
 from sim.costs import CostModel
 from sim.experiments.faults import told_of_answers, told_of_code
 from sim.experiments.run import result_of
 from sim.results.result import Result
+from sim.serving.records import Records
 from sim.serving.ticks import TICKS_PER_S, to_ticks
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # What a table of iterations keeps of the questions to the cost model.
 COUNTS = ["squared_tokens", "context_tokens", "token_rank", "sum_rank", "distinct", "distinct_rank", "max_rank"]
+INPUTS_WITHIN = to_ticks(2e-3)  # of a prefill's start, which goes on being issued after its inputs
 MOST_WARMED = 128  # requests; larger batches capture their graph when they first come
 MOST_PREFILLED = 2048  # tokens of a warmed prefill; beyond, kernels take so long that launching them need not be quick
 DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
@@ -120,7 +122,7 @@ def _serve(loaded: Loaded, setup: Setup, label: str, gpu: Hardware | None) -> Se
         most = loaded.config.client.max_concurrency
         Replay(engine.core, engine.device, requests, engine.records, idle_poll_ticks=poll, max_concurrency=most).run()
     result = result_of(deployment, engine.records, is_simulated=False)
-    iterations = iterations_table(getattr(engine.device, "iterations", []), asked_of(deployment))
+    iterations = iterations_table(getattr(engine.device, "iterations", []), asked_of(deployment), engine.records)
     return Served(result, Observed(label, result.requests, iterations, counters_of(result.summary)))
 
 
@@ -148,15 +150,19 @@ def copy_mode(loaded: Loaded) -> str:
     return "flat" if loading.pinned else "pageable"
 
 
-def iterations_table(iterations: list[Iteration], asked: Mapping[int, Asked]) -> pd.DataFrame:
+def iterations_table(iterations: list[Iteration], asked: Mapping[int, Asked], records: Records) -> pd.DataFrame:
     """Return a row per real iteration: the time that the cost model gave that very iteration, and what it was asked.
+
+    `copy_left_s` is how long the copy to the device that was under way when its inputs were sent still took.
 
     Args:
         iterations: of a run, in order, from its first.
         asked: of each request by its id.
+        records: of the run.
     """
     import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
+    sent = np.array([min(one.issued, one.start + INPUTS_WITHIN) for one in iterations], dtype=np.int64)
     rows = [
         (
             one.start / TICKS_PER_S,
@@ -171,7 +177,17 @@ def iterations_table(iterations: list[Iteration], asked: Mapping[int, Asked]) ->
     ]
     columns = ["start_s", "duration_s", "issue_s", "predicted_s", "kind", "requests", "tokens"]
     counts = pd.DataFrame(counts_of(iterations, asked), columns=["tokens", *COUNTS])
-    return pd.concat([pd.DataFrame(rows, columns=columns), counts.rename(columns={"tokens": "asked_tokens"})], axis=1)
+    told = pd.DataFrame(rows, columns=columns).assign(copy_left_s=_copy_left(records, sent) / TICKS_PER_S)
+    return pd.concat([told, counts.rename(columns={"tokens": "asked_tokens"})], axis=1)
+
+
+def _copy_left(records: Records, at: IntArray) -> IntArray:
+    """Return how many ticks the copy to the device that is under way at each instant still takes; 0 if none is."""
+    back = records.swaps["way"] == 0
+    starts, ends = (np.concatenate((records.transfers[name], records.swaps[name][back])) for name in ("start", "end"))
+    order = np.argsort(starts, kind="stable")
+    ends = np.concatenate(([0], ends[order]))  # one copy at a time: the latest to start is the one under way
+    return np.maximum(ends[np.searchsorted(starts[order], at, side="right")] - at, 0)
 
 
 def can_predict_anew(iterations: pd.DataFrame) -> bool:

@@ -37,7 +37,7 @@ def text_of(report: Report) -> str:
     for metric in METRICS:
         lines += _metric_lines(metric, against["metrics"][metric], None if floor is None else floor["metrics"][metric])
     lines += ["", *_iteration_lines(against["iterations"])]
-    lines += [*_in_situ_lines(report["in_situ"])]
+    lines += [*_in_situ_lines(report["in_situ"]), *_behind_lines(report["behind_copies"])]
     lines += [*_counter_lines(against["counters"], None if floor is None else floor["counters"])]
     lines += ["", *(_aim_line(aim) for aim in report["aims"])]
     lines += [] if report["paired"] else ["aims need runs of the same requests: not judged"]
@@ -105,6 +105,16 @@ def _in_situ_lines(found: Report | None) -> Iterator[str]:
         yield (
             f"{head} measured / predicted {one['scale']:.3f} in the first part (n = {one['n_fit']}); with it, in the "
             f"rest (n = {one['n_test']}), {errors}"
+        )
+
+
+def _behind_lines(found: Report | None) -> Iterator[str]:
+    if found is not None:
+        late, others = 1e3 * found["mean_late_s"], 1e3 * found["mean_late_others_s"]
+        yield (
+            f"begun while a copy was under way that still took {1e3 * found['mean_left_s']:.2f} ms (mean): "
+            f"{late:+.2f} ms against the prediction (n = {found['n']}); all others {others:+.2f} ms "
+            f"(n = {found['n_others']})"
         )
 
 

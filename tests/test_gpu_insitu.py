@@ -8,7 +8,7 @@ import pytest
 
 from gpu_validate.check import Observed, report_pair
 from gpu_validate.errors import pair_iterations
-from gpu_validate.insitu import in_situ
+from gpu_validate.insitu import behind_copies, in_situ
 from gpu_validate.report import text_of
 
 
@@ -64,3 +64,26 @@ def test_the_factor_is_told_as_a_diagnosis_and_changes_no_error() -> None:
     (line,) = (line for line in text_of(report).splitlines() if line.startswith("in situ, decode"))
     assert "a diagnosis that nothing here uses: measured / predicted 1.250" in line
     assert "mean absolute error +20.0 % would be +0.0 %" in line
+
+
+def test_steps_that_begin_behind_a_copy_are_told_apart_from_all_others() -> None:
+    table = pd.DataFrame({"kind": "decode", "duration_s": [1.5, 1.75, 1.0, 1.25], "predicted_s": 1.0})
+    table["copy_left_s"] = [0.5, 1.0, 0.0, 0.0]
+    found = behind_copies(pair_iterations(None, table))
+    assert found == {
+        "n": 2,
+        "mean_left_s": 0.75,
+        "mean_late_s": 0.625,
+        "n_others": 2,
+        "mean_late_others_s": 0.125,
+    }
+    text = text_of(report_pair(observed(table), observed(table), draws=10))
+    assert (
+        "still took 750.00 ms (mean): +625.00 ms against the prediction (n = 2); all others +125.00 ms (n = 2)" in text
+    )
+
+
+@pytest.mark.parametrize("left_s", [[0.0] * 4, [1.0] * 4, None])
+def test_nothing_is_said_of_copies_where_there_is_nothing_to_compare(left_s: list[float] | None) -> None:
+    table = pd.DataFrame({"kind": "decode", "duration_s": [1.0] * 4, "predicted_s": 1.0})
+    assert behind_copies(pair_iterations(None, table if left_s is None else table.assign(copy_left_s=left_s))) is None

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,9 +15,10 @@ from tests.commands import chameleon
 
 pytest.importorskip("torch")
 
-from gpu_validate.live import Setup, copy_mode, predicted_anew, serve
+from gpu_validate.live import Setup, _copy_left, copy_mode, predicted_anew, serve
 from sim.build import deploy
 from sim.config import load_config
+from sim.serving.records import Records
 
 ONE = ("loading.copies=1",)
 FLAT = (*ONE, "loading.ops_per_layer=0")
@@ -82,6 +84,7 @@ def test_kept_iterations_are_predicted_anew_as_they_were_when_nothing_changed(tm
     table = pd.read_parquet(tmp_path / "served" / "slora-at-8-measured.iterations.parquet")
     costs = deploy(load_config("slora", ("workload.scale=60",), {"hardware": "a40", "model": "llama-7b"})).costs
     assert {"prefill", "decode"} == set(table["kind"])
+    assert (table["copy_left_s"] >= 0).all()
     assert predicted_anew(table, costs).tolist() == pytest.approx(table["predicted_s"].tolist())
     said = chameleon(*words, str(tmp_path / "judged"), "--runs", str(tmp_path / "served"))
     assert said.code == 0, said.err
@@ -115,3 +118,14 @@ def test_kernels_that_cannot_be_used_are_told_before_anything_runs(tmp_path: Pat
     assert said.code == 2
     assert reason in " ".join(said.err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_left_of_a_copy_is_that_of_the_one_under_way() -> None:
+    records = Records()
+    for start, end in ((100, 150), (150, 180), (400, 500)):
+        records.transfers.add((start, start, end, 0, 1, 0))
+    records.swaps.add((200, 200, 260, 0, 1, 0))
+    records.swaps.add((270, 270, 290, 0, 1, 1))  # to the host: the other direction
+    at = np.array([99, 100, 149, 150, 179, 180, 210, 275, 499, 500])
+    assert _copy_left(records, at).tolist() == [0, 50, 1, 30, 1, 0, 50, 0, 1, 0]
+    assert _copy_left(Records(), at).tolist() == [0] * 10
