@@ -126,8 +126,10 @@ def _chunks(core: Core, ready: list[Job]) -> list[Chunk]:
 def _with_loads(core: Core, chunks: list[Chunk], ticks: int, now: int) -> int:
     """Return the ticks of an iteration from now on, with what it waits for on the link."""
     early, inputs = core.options.early_start, core.input_ticks(now)
+    if early is None:
+        return inputs + ticks
     missing = [chunk for chunk in chunks if chunk.job.slot is not None and not chunk.job.slot.ready]
-    if early is None or not missing:
+    if not missing:
         return inputs + ticks
     left = max(core.left_ticks(chunk.job, now + inputs) or 0 for chunk in missing)
     load = max(core.adapters.load_ticks(chunk.job.slot) for chunk in missing if chunk.job.slot is not None)
