@@ -208,8 +208,10 @@ def _found_or_served(desk: _Desk, cell: Cell, *, is_repeat: bool) -> Kept | None
     if desk.plan.runs is not None:
         costs = deploy(desk.loaded[cell], gpu=_gpu(desk, cell)).costs
         kept = desk.shelf.read(name, label, asked, costs)
-        desk.left_out += [name] if kept is None else []
-        desk.changed |= {cell: () if kept is None else kept.changed}
+        if kept is None:
+            desk.left_out.append(name)
+        else:
+            desk.changed[cell] = kept.changed
         return kept
     kept = desk.shelf.find(name, label, asked)
     if kept is None:
@@ -256,7 +258,8 @@ def _report(desk: _Desk, cell: Cell) -> str:
     report: dict[str, Any] = report_pair(pair.simulated, pair.measured, pair.repeat, load=pair.load)
     remark = _remark(desk, cell)
     report |= {"evidence": plan.setup.device == "cuda", "predicted_with": remark}
-    report |= {"profile": plan.hardware, "changes": list(plan.changes), "runs": plan.runs and str(plan.runs)}
+    report |= {"profile": plan.hardware, "changes": list(plan.changes)}
+    report["runs"] = None if plan.runs is None else str(plan.runs)
     note = "" if report["evidence"] else "executed on a CPU with tiny dimensions: this shows that it works, no more\n"
     text = f"{name}\n{note}{remark}\n{text_of(report)}"
     write_report(report, text, plan.out, draw(pair.simulated, pair.measured, pair.repeat), name)

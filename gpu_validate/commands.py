@@ -224,7 +224,7 @@ def _measure_all(options: Options) -> DeviceLostError | None:
     from gpu_validate.iterations import main_iterations  # noqa: PLC0415 - it imports this module late, too
 
     begin = perf_counter()
-    commands = {"probe": main_probe, "load": main_load, "kernels": main_kernels, "iterations": main_iterations}
+    mains = {"probe": main_probe, "load": main_load, "kernels": main_kernels, "iterations": main_iterations}
     for part in PARTS:
         left = options.budget_s - (perf_counter() - begin)
         if left <= 0:
@@ -232,7 +232,7 @@ def _measure_all(options: Options) -> DeviceLostError | None:
             continue
         kernels = OWN_KERNELS[options.device] if part.is_own else ()
         try:
-            commands[part.name](replace(options, budget_s=left * part.share, kernels=kernels))
+            mains[part.name](replace(options, budget_s=left * part.share, kernels=kernels))
         except DeviceLostError as error:
             _say([f"{part.name}: ended: {error}"])
             return error

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gpu_validate.live import Served, can_predict_anew, predicted_anew
 from gpu_validate.observed import Observed, from_directory
 from sim.config import RunConfig
 from sim.costs import CostModel
@@ -15,8 +16,6 @@ from sim.files.textfile import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from gpu_validate.live import Served
 
 
 SERVED = ("name", "model", "workload", "seed")  # keys of a configuration that say what was served, and to whom
@@ -81,8 +80,6 @@ class Shelf:
         told = _with_new_keys(_content(note))
         _check_served(self._out / name, told, asked)
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
-
-        from gpu_validate.live import can_predict_anew, predicted_anew  # noqa: PLC0415 - imports SimPy
 
         iterations: pd.DataFrame | None = pd.read_parquet(self._iterations(name))
         if iterations is not None and can_predict_anew(iterations):

@@ -44,8 +44,8 @@ def turn_error(heads: int, kv_heads: int, head_dim: int = 16) -> float:
     rotation = Rotation(tables[0], tables[1], torch.tensor([8, 0, 3]), torch.tensor([2, 5, 1]))
     qkv = torch.randn(3, (heads + 2 * kv_heads) * head_dim, generator=dice)
     empty, other = torch.zeros(2, 6, kv_heads, head_dim), torch.zeros(2, 6, kv_heads, head_dim)
-    wanted = torch.cat(rotation(qkv, empty, heads), dim=1)
     parts = qkv.view(3, -1, head_dim).clone()
+    wanted = torch.cat(rotation(qkv, empty, heads), dim=1)
     rotation._launch(parts, other, heads)
     return float(max((parts - wanted).abs().max(), (other - empty).abs().max()))
 

@@ -58,7 +58,7 @@ def modules(folder: str) -> list[Path]:
 
 
 def may_reach_the_gpu_late(path: Path) -> bool:
-    return path.parent == ROOT / "sim" / "cli" and path.name in {"gpu.py", "gpu_check.py"}
+    return path == ROOT / "sim" / "cli" / "gpu.py"
 
 
 def policy_class(seam: str, name: str) -> type[Policy]:

@@ -42,12 +42,17 @@ class Rotation:
         parts = qkv.view(len(qkv), heads + 2 * kv_heads, head_dim)
         if can_launch(parts):
             self._launch(parts, cache_of_layer, heads)
-            return _split(parts, heads, kv_heads)
-        q_and_k, v = torch.split(parts, [heads + kv_heads, kv_heads], dim=1)
-        q, k = torch.split(turned(q_and_k, *self._turn), [heads, kv_heads], dim=1)
-        cache_of_layer[0].index_copy_(0, self._rows, k)
-        cache_of_layer[1].index_copy_(0, self._rows, v)
+        else:
+            self._turn_and_store(parts, cache_of_layer, heads)
+        q, k, v = torch.split(parts, [heads, kv_heads, kv_heads], dim=1)
         return q, k, v
+
+    def _turn_and_store(self, parts: torch.Tensor, cache_of_layer: torch.Tensor, heads: int) -> None:
+        kv_heads = cache_of_layer.shape[2]
+        q_and_k, kv = parts[:, : heads + kv_heads], parts[:, heads:]
+        q_and_k.copy_(turned(q_and_k, *self._turn))
+        cache_of_layer[0].index_copy_(0, self._rows, kv[:, :kv_heads])
+        cache_of_layer[1].index_copy_(0, self._rows, kv[:, kv_heads:])
 
     @cached_property
     def _turn(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,8 +77,3 @@ def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """Return x of shape (tokens, heads, head_dim) turned by the angles of its tokens."""
     left, right = x.chunk(2, dim=-1)
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
-
-
-def _split(parts: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    q, k, v = torch.split(parts, [heads, kv_heads, kv_heads], dim=1)
-    return q, k, v

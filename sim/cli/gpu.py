@@ -1,54 +1,37 @@
 """`chameleon gpu`: measure this machine's GPU and fit a hardware profile to it.
 
-This and `gpu_check` are the one place in `sim` that reaches `gpu_validate`, and only when a command runs: torch is
-optional and slow to import.
+The one place in `sim` that reaches `gpu_validate`, and only when a command runs: torch is optional and slow to import.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sim.cli import gpu_check, options
-from sim.cli.gpu_check import Device, MaybeFolder
+from sim.cli import options
+from sim.cli.gpu_options import (
+    Base,
+    Budget,
+    Device,
+    Folder,
+    LoraAssignment,
+    LoraModules,
+    MaybeFolder,
+    Models,
+    Peaks,
+    Seed,
+    dealt,
+    rates,
+)
 
 app = typer.Typer(
     help="Measure this machine's GPU and fit a hardware profile to it (in a checkout: pip install -e '.[gpu]').",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-Folder = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the rows (sweep.jsonl); what it already holds is kept.")
-]
-Seed = Annotated[
-    int, typer.Option("--seed", parser=options.whole_number(0), metavar="N", help="Draws held-out shapes and data.")
-]
-Budget = Annotated[
-    float,
-    typer.Option(
-        "--budget-s",
-        parser=options.positive_number,
-        metavar="SECONDS",
-        help="Time for all; what is last is dropped.",
-    ),
-]
-Models = Annotated[list[str] | None, typer.Option("--model", help="Base model whose shapes are measured (repeatable).")]
-Base = Annotated[
-    str | None,
-    typer.Option("--base", help="Profile that gives what was not measured. [default: the packaged one of the device]"),
-]
-Peaks = Annotated[
-    str | None,
-    typer.Option(
-        "--peaks",
-        metavar="TFLOPS,GB/S,GB/S",
-        help="Datasheet: 16-bit TFLOP/s, memory GB/s, host link GB/s. [default: the packaged profile's of the device]",
-    ),
-]
 
 
 @app.command("probe")
@@ -124,8 +107,127 @@ def calibrate(
     _commands().main_calibrate(_options(device, out, seed, budget_s, model, peaks), base)
 
 
-app.command("compare")(gpu_check.compare)
-app.command("check")(gpu_check.check)
+@app.command("compare")
+def compare(  # noqa: PLR0913, PLR0917 - one argument for each flag
+    log: Annotated[Path, typer.Argument(help="Per-request log of a server (vLLM, SGLang, ...) or a run's requests.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Simulated run. [default: the log's requests are simulated]")
+    ] = None,
+    system: options.System = None,
+    hardware: options.Hardware = None,
+    model: options.ModelName = None,
+    sets: options.Sets = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", parser=options.whole_number(0), metavar="N", help="Of adapters logged without one."),
+    ] = None,
+    lora_modules: LoraModules = None,
+    lora_assignment: LoraAssignment = None,
+    repeat: Annotated[Path | None, typer.Option("--repeat", help="Log of the same requests again: the noise.")] = None,
+    load: Annotated[
+        float | None,
+        typer.Option(
+            "--load", parser=options.positive_number, metavar="SHARE", help="Offered load over measured capacity."
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    out: MaybeFolder = None,
+    as_json: options.AsJson = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Compare the simulator with a server's log; needs no GPU."""
+    from gpu_validate.compare import run_compare  # noqa: PLC0415 - the optional half of the house
+
+    report = run_compare(
+        log,
+        run,
+        system=system or "chameleon",
+        hardware=hardware,
+        model=model,
+        changes=tuple(sets or ()),
+        adapters=dealt(lora_modules, lora_assignment),
+        ranks=rank,
+        repeat=repeat,
+        load=load,
+        seed=seed,
+        out=out,
+    )
+    text = report.pop("text")
+    typer.echo(json.dumps(report, indent=2) if as_json else text)
+
+
+@app.command("check")
+def check(  # noqa: PLR0913, PLR0917 - one argument for each flag
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of runs and reports; finished runs there are kept.")],
+    hardware: Annotated[str, typer.Option("--hardware", help="Profile under test: `gpu fit` wrote one.")],
+    system: Annotated[
+        list[str] | None, typer.Option("--system", "-s", help="Repeatable; the first is the baseline. [default: slora]")
+    ] = None,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option("--rate", "--request-rate", parser=options.positive_number, help="Repeatable. [default: 9]"),
+    ] = None,
+    requests: options.Requests = None,
+    model: options.ModelName = None,
+    sets: options.Sets = None,
+    seed: options.Seed = 1000,
+    capacity: Annotated[
+        float | None,
+        typer.Option("--capacity", parser=options.positive_number, metavar="RPS", help="Measured highest rate."),
+    ] = None,
+    repeats: Annotated[bool, typer.Option("--repeat", help="Serve each run twice: the noise floor.")] = False,  # noqa: FBT002 - a flag
+    device: Device = "cuda",
+    backend: Annotated[
+        str | None,
+        typer.Option("--lora", help="LoRA kernels of the engine. [default: segmented; torch_loop on a CPU]"),
+    ] = None,
+    eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,  # noqa: FBT002 - a flag
+    budget_s: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-s",
+            parser=options.positive_number,
+            metavar="SECONDS",
+            help="No run starts that should not end in time; the same command goes on later. [default: no limit]",
+        ),
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Folder of an earlier check to judge again. [default: serve]")
+    ] = None,
+) -> None:
+    """Serve a workload for real and hold the simulator against it, requests, iterations and gains.
+
+    The profile is hashed first. A target that is missed is printed as not supported. Finished runs in --out are kept.
+    With --runs those of an earlier check are judged by the simulator as it is now: no GPU is needed.
+    """
+    from gpu_validate.checking import Plan, run_check  # noqa: PLC0415
+
+    if runs is None:
+        _commands().require(device)
+    plan = Plan(
+        systems=tuple(system or ["slora"]),
+        rates=tuple(rate or [9.0]),
+        requests=requests or 1000,
+        hardware=hardware,
+        model=model,
+        changes=tuple(sets or ()),
+        seed=seed,
+        capacity=capacity,
+        repeats=repeats,
+        setup=_setup(device, backend, uses_graphs=not eager),
+        out=out,
+        budget_s=budget_s,
+        runs=runs,
+    )
+    for text in run_check(plan):
+        typer.echo(text)
+
+
+def _setup(device: str, backend: str | None, *, uses_graphs: bool) -> Any:
+    from gpu_validate.live import Setup  # noqa: PLC0415
+
+    if device == "cpu":
+        return Setup("cpu", backend or "torch_loop", uses_graphs)
+    return Setup("cuda", backend or "segmented", uses_graphs)
 
 
 def _commands() -> Any:
@@ -138,15 +240,4 @@ def _options(
     device: str, out: Path | None, seed: int, budget_s: float, models: list[str] | None, peaks: str | None = None
 ) -> Any:
     commands = _commands()
-    return commands.Options(device, out, seed, budget_s, tuple(models or ()), commands.Peaks(*_rates(peaks)))
-
-
-def _rates(given: str | None) -> list[float]:
-    """Return FLOP/s, memory bytes/s and link bytes/s; nothing if they were not given."""
-    if given is None:
-        return []
-    parts = given.split(",")
-    if len(parts) != 3:
-        msg = f"{given!r} is not allowed; three numbers are: TFLOP/s, memory GB/s, host link GB/s"
-        raise typer.BadParameter(msg, param_hint="--peaks")
-    return [options.positive_number(part) * unit for part, unit in zip(parts, (1e12, 1e9, 1e9), strict=True)]
+    return commands.Options(device, out, seed, budget_s, tuple(models or ()), commands.Peaks(*rates(peaks)))
