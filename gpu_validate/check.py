@@ -18,7 +18,7 @@ from gpu_validate.errors import (
     request_errors,
     unpaired_errors,
 )
-from gpu_validate.insitu import behind_copies, in_situ
+from gpu_validate.insitu import behind_copies, host_speed, in_situ, waiting_inputs
 from gpu_validate.observed import Observed, from_directory, from_result
 from policies.base import FloatArray
 
@@ -73,6 +73,7 @@ def report_pair(
     """
     against = _compared(simulated, measured, draws=draws, seed=seed, paired=paired)
     floor = None if repeat is None else _compared(repeat, measured, draws=draws, seed=seed, paired=paired)
+    pairs = pair_iterations(simulated.iterations, measured.iterations)
     return {
         "schema_version": SCHEMA_VERSION,
         "simulated": simulated.label,
@@ -82,8 +83,10 @@ def report_pair(
         "region": region(load),
         "paired": paired,
         "sim_vs_real": against,
-        "in_situ": in_situ(pair_iterations(simulated.iterations, measured.iterations)),
-        "behind_copies": behind_copies(pair_iterations(simulated.iterations, measured.iterations)),
+        "in_situ": in_situ(pairs),
+        "behind_copies": behind_copies(pairs),
+        "waiting_inputs": waiting_inputs(pairs),
+        "host_speed": host_speed(pairs),
         "real_vs_real": floor,
         "aims": aims(against, load) if paired else [],
     }

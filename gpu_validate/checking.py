@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gpu_validate.check import Observed, Pair, report_pair, report_policies
 from gpu_validate.engine_costs import Calibrated, engine_costs
-from gpu_validate.kept import Kept, Shelf, digest
+from gpu_validate.kept import FROZEN, Kept, Shelf, profile_digest
 from gpu_validate.live import Setup, can_predict_anew, serve, simulate
 from gpu_validate.pace import Pace
 from gpu_validate.profile import with_attention
@@ -21,13 +21,6 @@ from sim.config import Loaded, load_config
 from sim.files.textfile import write_text
 from sim.hardware import Hardware, load_hardware
 from sim.names import did_you_mean
-
-# The mini engine copies what a step needs to the device, and copies of one direction share one engine.
-INPUTS_BEHIND = "loading.step_inputs=behind"
-INPUTS = {
-    "behind": "wait behind the copy under way, as the mini engine's do (the iterations' own predictions do not)",
-    "beside": "wait for no copy",
-}
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
 def _loaded(plan: Plan, system: str, rate: float, costs: dict[str, Any] | None) -> Loaded:
     workload = {"rate_per_s": rate, "requests": plan.requests}
     extra = {"workload": workload, "hardware": plan.hardware, "model": plan.model, "seed": plan.seed, "costs": costs}
-    return load_config(system, (INPUTS_BEHIND, *plan.changes), extra)
+    return load_config(system, plan.changes, extra)
 
 
 def _require_kernels(backend: str) -> None:
@@ -174,12 +167,12 @@ def _device(setup: Setup) -> str:
 
 def _freeze(plan: Plan, engine: Calibrated) -> str:
     """Write down the profile under test before anything is measured; return its hash."""
-    profile = load_hardware(plan.hardware).model_dump(mode="json")
     attention = None if engine.attention is None else engine.attention.model_dump(mode="json")
-    hashed = digest({"profile": profile, "costs": engine.costs, "attention": attention})
-    frozen: dict[str, Any] = {"hardware": plan.hardware, "sha256": hashed, "profile": profile}
+    frozen: dict[str, Any] = {"profile": load_hardware(plan.hardware).model_dump(mode="json")}
     frozen |= {"engine_costs": engine.costs, "engine_attention": attention}
-    write_text(plan.out / "profile.frozen.json", json.dumps(frozen, indent=1) + "\n")
+    hashed = profile_digest(frozen)
+    frozen = {"hardware": plan.hardware, "sha256": hashed, **frozen}
+    write_text(plan.out / FROZEN, json.dumps(frozen, indent=1) + "\n")
     return hashed
 
 
@@ -189,7 +182,7 @@ def _advance(desk: _Desk, cell: Cell, *, is_repeat: bool) -> bool:
         desk.left_out.append(_name(cell, is_repeat=True))
         return False
     if cell not in desk.simulated:
-        desk.simulated[cell] = simulate(desk.loaded[cell], _gpu(desk, cell))
+        desk.simulated[cell] = simulate(desk.loaded[cell], desk.plan.setup, _gpu(desk, cell))
     found = _found_or_served(desk, cell, is_repeat=is_repeat)
     if found is None:
         return False
@@ -206,8 +199,7 @@ def _found_or_served(desk: _Desk, cell: Cell, *, is_repeat: bool) -> Kept | None
     span_s = _span_s(desk.simulated[cell])
     asked = {**desk.asked, "config": desk.loaded[cell].config.model_dump(mode="json")}
     if desk.plan.runs is not None:
-        costs = deploy(desk.loaded[cell], gpu=_gpu(desk, cell)).costs
-        kept = desk.shelf.read(name, label, asked, costs)
+        kept = desk.shelf.read(name, label, asked, deploy(desk.loaded[cell], gpu=_gpu(desk, cell)))
         if kept is None:
             desk.left_out.append(name)
         else:
@@ -268,8 +260,10 @@ def _report(desk: _Desk, cell: Cell) -> str:
 
 def _remark(desk: _Desk, cell: Cell) -> str:
     """Return what the prediction was made with."""
-    plan, loading = desk.plan, desk.loaded[cell].config.loading
-    inputs = INPUTS["beside" if loading.sharing == "fair" else loading.step_inputs]
+    plan, inputs = desk.plan, "wait for no copy"
+    if desk.loaded[cell].config.loading.sharing == "fifo":
+        inline = _gpu(desk, cell).link.inline_bytes
+        inputs = f"wait behind the copy under way if they are larger than {inline} bytes"
     remark = f"profile: {plan.hardware}; {desk.engine.remark}; a step's inputs {inputs}"
     if plan.changes:
         remark += f"; set: {', '.join(plan.changes)}"
@@ -278,6 +272,8 @@ def _remark(desk: _Desk, cell: Cell) -> str:
     table = desk.pairs[cell].measured.iterations
     if plan.runs is not None and table is not None and not can_predict_anew(table):
         remark += "; iterations: as predicted when they were served"
+    if table is not None and "wait_s" not in table:
+        remark += ", without their waits for copies"
     return remark
 
 

@@ -39,7 +39,7 @@ def engine_costs(hardware: str, setup: Setup) -> Calibrated:
     Raises:
         ValueError: if the fitted numbers are none that the cost model takes.
     """
-    way = f"{setup.backend} {'graph' if setup.uses_graphs and setup.device == 'cuda' else 'eager'}"
+    way = f"{setup.backend} {'graph' if setup.has_graphs else 'eager'}"
     told, why = _told(hardware)
     attention = None if told is None else _attention(told)
     found = None if told is None else told["engine_costs"].get(way)

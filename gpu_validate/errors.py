@@ -151,7 +151,8 @@ def _percentiles(simulated: FloatArray, measured: FloatArray, errors: list[Inter
 def pair_iterations(simulated: pd.DataFrame | None, measured: pd.DataFrame | None) -> pd.DataFrame | None:
     """Return measured iterations beside what the simulator says: `kind`, `measured_s`, `simulated_s`; None without any.
 
-    Where the measured table has `predicted_s` (the model's time for the very iteration that ran), that counts. Else the
+    Where the measured table has `predicted_s` (the model's time for the very iteration that ran), that counts, and on
+    top of it `wait_s` if that is known: what its inputs should have waited for the copy that was under way. Else the
     k-th iteration of a kind and batch on one side is compared with the k-th such on the other; what the tables do not
     tell, such as ranks, then adds noise. Iterations without a partner have no `simulated_s`.
 
@@ -164,7 +165,8 @@ def pair_iterations(simulated: pd.DataFrame | None, measured: pd.DataFrame | Non
         return None
     pairs = measured.assign(measured_s=measured["duration_s"])
     if "predicted_s" in measured:
-        return pairs.assign(simulated_s=measured["predicted_s"])
+        waits = measured.get("wait_s", 0.0)
+        return pairs.assign(predicted_s=measured["predicted_s"] + waits, simulated_s=measured["predicted_s"] + waits)
     if simulated is None:
         return None
     keys = ["kind", *(name for name in FEATURES if name in simulated and name in measured)]

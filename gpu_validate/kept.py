@@ -8,16 +8,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpu_validate.live import Served, can_predict_anew, predicted_anew
+from gpu_validate.live import Served, can_predict_anew, predicted_anew, with_waits
 from gpu_validate.observed import Observed, from_directory
+from sim.build import Deployment
 from sim.config import RunConfig
-from sim.costs import CostModel
 from sim.files.textfile import write_text
+from sim.hardware import Attention, Hardware
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+FROZEN = "profile.frozen.json"  # the profile under test, written before anything is measured
+RETIRED = ("step_inputs",)  # keys of `loading` that a run may have been served with: nothing real looked at them
 SERVED = ("name", "model", "workload", "seed")  # keys of a configuration that say what was served, and to whom
 
 
@@ -51,7 +54,7 @@ class Shelf:
         if not note.exists():
             return None
         told = _content(note)
-        if told["asked_sha256"] != served_digest(asked):
+        if told["asked_sha256"] != digest(asked):
             msg = f"{self._out / name} is of another profile, configuration, engine or device; give another --out"
             raise ValueError(msg)
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
@@ -59,7 +62,7 @@ class Shelf:
         iterations = pd.read_parquet(self._iterations(name))
         return Kept(from_directory(self._out / name, label, iterations), told["wall_s"])
 
-    def read(self, name: str, label: str, asked: Mapping[str, Any], costs: CostModel) -> Kept | None:
+    def read(self, name: str, label: str, asked: Mapping[str, Any], deployment: Deployment) -> Kept | None:
         """Return a finished run of the same requests, whatever is predicted of it now; None if there is none.
 
         Its iterations are predicted anew. Where it does not say what was asked about them, they keep what was predicted
@@ -69,7 +72,7 @@ class Shelf:
             name: of the run.
             label: for the report.
             asked: profile, engine and configuration of now.
-            costs: of now.
+            deployment: of now, whose costs and link predict.
 
         Raises:
             ValueError: if a run of this name served other requests, or with another engine.
@@ -77,16 +80,17 @@ class Shelf:
         note = self._out / f"{name}.json"
         if not note.exists():
             return None
-        told = _with_new_keys(_content(note))
+        told = _as_of_now(_content(note))
         _check_served(self._out / name, told, asked)
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
         iterations: pd.DataFrame | None = pd.read_parquet(self._iterations(name))
         if iterations is not None and can_predict_anew(iterations):
-            iterations = iterations.assign(predicted_s=predicted_anew(iterations, costs))
-        elif not _is_predicted_alike(told, asked):
+            iterations = iterations.assign(predicted_s=predicted_anew(iterations, deployment.costs))
+            iterations = with_waits(iterations, deployment.options.inline_bytes)
+        elif told["config"] != asked["config"] or not self._is_of_profile(told, asked):
             iterations = None
-        changed = tuple(_differences("", _that_matters(told), _that_matters(asked)))
+        changed = tuple(_differences("", told["config"], asked["config"]))
         return Kept(from_directory(self._out / name, label, iterations), told["wall_s"], changed)
 
     def names(self) -> list[str]:
@@ -99,16 +103,33 @@ class Shelf:
         if iterations is not None:
             iterations.to_parquet(self._iterations(name), index=False)
         served.result.save(self._out / name)
-        told = {"asked_sha256": served_digest(asked), "wall_s": wall_s, **asked}
+        told = {"asked_sha256": digest(asked), "wall_s": wall_s, **asked}
         write_text(self._out / f"{name}.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+
+    def _is_of_profile(self, told: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+        """Whether a run was served with the profile of now; keys that are newer than it count as is the default."""
+        if told["profile_sha256"] == asked["profile_sha256"]:
+            return True
+        frozen = self._out / FROZEN
+        if not frozen.exists():
+            return False
+        content = _content(frozen)
+        return bool(content["sha256"] == told["profile_sha256"] and profile_digest(content) == asked["profile_sha256"])
 
     def _iterations(self, name: str) -> Path:
         return self._out / f"{name}.iterations.parquet"
 
 
-def served_digest(asked: Mapping[str, Any]) -> str:
-    """Return a hash of all that a real run depends on."""
-    return digest({**asked, "config": _that_matters(asked)})
+def profile_digest(frozen: Mapping[str, Any]) -> str:
+    """Return a hash of a frozen profile, and of the engine's costs and attention, with the keys of now."""
+    attention = frozen["engine_attention"]
+    return digest(
+        {
+            "profile": Hardware.model_validate(frozen["profile"]).model_dump(mode="json"),
+            "costs": frozen["engine_costs"],
+            "attention": None if attention is None else Attention.model_validate(attention).model_dump(mode="json"),
+        }
+    )
 
 
 def digest(asked: Mapping[str, Any]) -> str:
@@ -125,9 +146,11 @@ def _content(note: Path) -> dict[str, Any]:
     return told
 
 
-def _with_new_keys(told: dict[str, Any]) -> dict[str, Any]:
-    """Return a note whose configuration has what it lacks because it is older, as is the default."""
-    return {**told, "config": RunConfig.model_validate(told["config"]).model_dump(mode="json")}
+def _as_of_now(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a note whose configuration has the keys of now: those that it lacks as is the default."""
+    loading = {key: value for key, value in told["config"]["loading"].items() if key not in RETIRED}
+    config = RunConfig.model_validate({**told["config"], "loading": loading})
+    return {**told, "config": config.model_dump(mode="json")}
 
 
 def _check_served(run: Path, told: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -146,14 +169,3 @@ def _differences(key: str, served: Any, wanted: Any) -> Iterator[str]:
             yield from _differences(f"{key}.{name}".removeprefix("."), served.get(name), wanted.get(name))
     elif served != wanted:
         yield f"{key} {served!r}, asked is {wanted!r}"
-
-
-def _is_predicted_alike(told: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether the cost model was the same."""
-    return bool(told["profile_sha256"] == asked["profile_sha256"] and _that_matters(told) == _that_matters(asked))
-
-
-def _that_matters(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without what a real run does not look at: its steps wait for copies as they do."""
-    config = asked["config"]
-    return {**config, "loading": {key: value for key, value in config["loading"].items() if key != "step_inputs"}}

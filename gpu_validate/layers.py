@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from gpu_validate.engine.attention import Packed, TokenAttention, prompt_attention
-from gpu_validate.engine.kv import BLOCK_TOKENS
+from gpu_validate.engine.dims import BLOCK_TOKENS
 from gpu_validate.shapes import Shape
 from gpu_validate.timing import Measured, Work, captured, measure
 

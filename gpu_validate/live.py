@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from gpu_validate.engine.dims import BUCKETS
+from gpu_validate.engine.dims import BLOCK_TOKENS, BUCKETS
+from gpu_validate.engine.padding import PROMPT_STEP, EngineInputs, widths_to
+from gpu_validate.lora.backends import is_capturable
 from gpu_validate.observed import Observed, counters_of, from_result
 from gpu_validate.replay import Replay
 from gpu_validate.service import Asked, asked_of, counts_of
@@ -21,6 +23,7 @@ from sim.costs import CostModel
 from sim.experiments.faults import told_of_answers, told_of_code
 from sim.experiments.run import result_of
 from sim.results.result import Result
+from sim.serving.inputs import StepInputs
 from sim.serving.records import Records
 from sim.serving.ticks import TICKS_PER_S, to_ticks
 
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
 # What a table of iterations keeps of the questions to the cost model.
 COUNTS = ["squared_tokens", "context_tokens", "token_rank", "sum_rank", "distinct", "distinct_rank", "max_rank"]
 INPUTS_WITHIN = to_ticks(2e-3)  # of a prefill's start, which goes on being issued after its inputs
-MOST_WARMED = 128  # requests; larger batches capture their graph when they first come
+MOST_WARMED = 256  # requests, all that are captured: one of 192 that was met in service stood still for 90 ms
+MIXED_WIDTHS = (1, 2, 16)  # of tables beside prompts: Triton tells 1, multiples of 16 and all others apart
 MOST_PREFILLED = 2048  # tokens of a warmed prefill; beyond, kernels take so long that launching them need not be quick
 DISTINCT_BYTES = 2 << 30  # host adapters beyond this share memory: more distinct bytes than any cache holds
 
@@ -54,6 +58,11 @@ class Setup(NamedTuple):
     uses_graphs: bool = True
     seed: int = 0
 
+    @property
+    def has_graphs(self) -> bool:
+        """Whether decode steps are captured on this device."""
+        return self.uses_graphs and self.device == "cuda" and is_capturable(self.backend)
+
 
 class Served(NamedTuple):
     """One real run: its results, and the run as the report wants it."""
@@ -62,18 +71,19 @@ class Served(NamedTuple):
     observed: Observed
 
 
-def simulate(loaded: Loaded, gpu: Hardware | None = None) -> Observed:
+def simulate(loaded: Loaded, setup: Setup, gpu: Hardware | None = None) -> Observed:
     """Return the simulated side.
 
     Args:
         loaded: the configuration.
+        setup: how the engine executes, which decides how much it sends with a step.
         gpu: a profile in place of the configured one, such as one with the engine's own attention.
 
     Raises:
         PolicyError: if a policy from outside fails.
     """
     with told_of_code(loaded):
-        deployment = deploy(loaded, gpu=gpu)
+        deployment = deploy(loaded, gpu=gpu, inputs=EngineInputs(setup.has_graphs))
     with told_of_answers(loaded):
         records = play(deployment)
     return from_result(result_of(deployment, *records), "simulated")
@@ -122,7 +132,9 @@ def _serve(loaded: Loaded, setup: Setup, label: str, gpu: Hardware | None) -> Se
         most = loaded.config.client.max_concurrency
         Replay(engine.core, engine.device, requests, engine.records, idle_poll_ticks=poll, max_concurrency=most).run()
     result = result_of(deployment, engine.records, is_simulated=False)
-    iterations = iterations_table(getattr(engine.device, "iterations", []), asked_of(deployment), engine.records)
+    done = getattr(engine.device, "iterations", [])
+    iterations = iterations_table(done, asked_of(deployment), engine.records, EngineInputs(setup.has_graphs))
+    iterations = with_waits(iterations, deployment.options.inline_bytes)
     return Served(result, Observed(label, result.requests, iterations, counters_of(result.summary)))
 
 
@@ -150,15 +162,19 @@ def copy_mode(loaded: Loaded) -> str:
     return "flat" if loading.pinned else "pageable"
 
 
-def iterations_table(iterations: list[Iteration], asked: Mapping[int, Asked], records: Records) -> pd.DataFrame:
+def iterations_table(
+    iterations: list[Iteration], asked: Mapping[int, Asked], records: Records, inputs: StepInputs
+) -> pd.DataFrame:
     """Return a row per real iteration: the time that the cost model gave that very iteration, and what it was asked.
 
-    `copy_left_s` is how long the copy to the device that was under way when its inputs were sent still took.
+    `copy_left_s` is how long the copy to the device that was under way when its inputs were sent still took, and
+    `input_bytes` is their size.
 
     Args:
         iterations: of a run, in order, from its first.
         asked: of each request by its id.
         records: of the run.
+        inputs: of the engine.
     """
     import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
@@ -176,9 +192,27 @@ def iterations_table(iterations: list[Iteration], asked: Mapping[int, Asked], re
         for one in iterations
     ]
     columns = ["start_s", "duration_s", "issue_s", "predicted_s", "kind", "requests", "tokens"]
-    counts = pd.DataFrame(counts_of(iterations, asked), columns=["tokens", *COUNTS])
-    told = pd.DataFrame(rows, columns=columns).assign(copy_left_s=_copy_left(records, sent) / TICKS_PER_S)
+    counts = pd.DataFrame(counts_of(iterations, asked), columns=["tokens", *COUNTS, "longest_tokens"])
+    asked_bytes = zip(iterations, counts["longest_tokens"], strict=True)
+    sizes = [
+        inputs.size_bytes(one.decoded, longest, one.prompts, one.prompt_tokens, one.earlier_tokens)
+        for one, longest in asked_bytes
+    ]
+    left_s = _copy_left(records, sent) / TICKS_PER_S
+    told = pd.DataFrame(rows, columns=columns).assign(copy_left_s=left_s, input_bytes=sizes)
     return pd.concat([told, counts.rename(columns={"tokens": "asked_tokens"})], axis=1)
+
+
+def with_waits(iterations: pd.DataFrame, inline_bytes: int) -> pd.DataFrame:
+    """Return a table with what each iteration's inputs should have waited for a copy, `wait_s`, if it says their size.
+
+    Args:
+        iterations: of `iterations_table`.
+        inline_bytes: of inputs that wait for nothing.
+    """
+    if "input_bytes" not in iterations:
+        return iterations
+    return iterations.assign(wait_s=iterations["copy_left_s"].where(iterations["input_bytes"] > inline_bytes, 0.0))
 
 
 def _copy_left(records: Records, at: IntArray) -> IntArray:
@@ -225,17 +259,19 @@ def warm(engine: Engine, longest_tokens: int) -> None:
     """
     import torch  # noqa: PLC0415 - slow to import, and optional
 
-    from gpu_validate.engine.graphs import widths_to  # noqa: PLC0415 - needs torch
-    from gpu_validate.engine.kv import BLOCK_TOKENS  # noqa: PLC0415
-    from gpu_validate.engine.packing import PROMPT_STEP  # noqa: PLC0415
+    from gpu_validate.engine.paged import splits_for  # noqa: PLC0415 - needs torch
+    from gpu_validate.engine.warming import warm_decode, warm_mixed, warm_prefill  # noqa: PLC0415
 
     worker = engine.device.worker
     if worker.device.type != "cuda":
         return
     widths = widths_to(-(-longest_tokens // BLOCK_TOKENS))
     buckets = [bucket for bucket in BUCKETS if bucket <= MOST_WARMED]
-    # The longest first: the allocator then has room for all others.
-    worker.warm(buckets, widths, range(MOST_PREFILLED, 0, -PROMPT_STEP))
+    warm_decode(worker, buckets, widths)
+    warm_prefill(worker, range(MOST_PREFILLED, 0, -PROMPT_STEP))  # the longest first: it makes room for all others
+    if engine.core.options.prefill != "separate":
+        by_splits = {splits_for(count, worker.decoder.model.kv_heads): count for count in buckets}
+        warm_mixed(worker, by_splits.values(), MIXED_WIDTHS)
     torch.cuda.synchronize(worker.device)  # the run's clock starts when nothing is left to do
 
 

@@ -38,6 +38,7 @@ def text_of(report: Report) -> str:
         lines += _metric_lines(metric, against["metrics"][metric], None if floor is None else floor["metrics"][metric])
     lines += ["", *_iteration_lines(against["iterations"])]
     lines += [*_in_situ_lines(report["in_situ"]), *_behind_lines(report["behind_copies"])]
+    lines += [*_waiting_lines(report["waiting_inputs"]), *_host_lines(report["host_speed"])]
     lines += [*_counter_lines(against["counters"], None if floor is None else floor["counters"])]
     lines += ["", *(_aim_line(aim) for aim in report["aims"])]
     lines += [] if report["paired"] else ["aims need runs of the same requests: not judged"]
@@ -116,6 +117,25 @@ def _behind_lines(found: Report | None) -> Iterator[str]:
             f"{late:+.2f} ms against the prediction (n = {found['n']}); all others {others:+.2f} ms "
             f"(n = {found['n_others']})"
         )
+
+
+def _waiting_lines(found: Report | None) -> Iterator[str]:
+    if found is not None:
+        yield (
+            "decode steps that began with at least 3 ms of a copy left: with inputs of up to "
+            f"{found['free_bytes']} bytes {100 * found['share_free']:.0f} % waited for it (n = {found['n_free']}), of "
+            f"{found['waiting_bytes']} bytes and more {100 * found['share_waiting']:.0f} % (n = {found['n_waiting']})"
+        )
+
+
+def _host_lines(found: Report | None) -> Iterator[str]:
+    if found is not None:
+        quick, slow = (
+            f"{1e3 * found[f'{name}_late_s']:+.2f} ms against the prediction where the host took "
+            f"{1e3 * found[f'{name}_issue_s']:.2f} ms to issue them"
+            for name in ("quick", "slow")
+        )
+        yield f"decode steps (n = {found['n']}): {quick} (mean of the quickest quarter), {slow} (the slowest)"
 
 
 def _counter_lines(counters: Report, floor: Report | None) -> Iterator[str]:

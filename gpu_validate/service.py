@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -89,9 +90,10 @@ def read_off(iterations: Sequence[Iteration], asked: Mapping[int, Asked], config
     lasted = np.array([(one.end - one.start) / TICKS_PER_S for one, _ in chosen])
     low, high = np.quantile(lasted, (0.25, 0.75))
     middle = (low <= lasted) & (lasted <= high)
-    kept = [counts for (_, counts), is_kept in zip(chosen, middle, strict=True) if is_kept]
-    means = {name: round(float(np.mean([counts[name] for counts in kept]))) for name in kept[0]}
-    return Measured(_of_mean(lasted[middle]), means)
+    kept = [pair for pair, is_kept in zip(chosen, middle, strict=True) if is_kept]
+    means = {name: round(float(np.mean([counts[name] for _, counts in kept]))) for name in kept[0][1]}
+    issue_s = float(np.mean([(one.issued - one.start) / TICKS_PER_S for one, _ in kept]))
+    return Measured(_of_mean(lasted[middle]), {**means, "issue_s": issue_s})
 
 
 def _of_mean(lasted: FloatArray) -> Timing:
@@ -117,11 +119,11 @@ def counts_of(iterations: Sequence[Iteration], asked: Mapping[int, Asked]) -> It
     said: Counter[int] = Counter()  # tokens that each request has got
     for one in iterations:
         requests = [asked[id_] for id_ in one.requests]
-        yield _counted(one, requests, sum(said[id_] for id_ in one.requests))
+        yield _counted(one, requests, [said[id_] for id_ in one.requests])
         said.update(one.requests)
 
 
-def _counted(one: Iteration, requests: Sequence[Asked], said: int) -> dict[str, int]:
+def _counted(one: Iteration, requests: Sequence[Asked], said: Sequence[int]) -> dict[str, int]:
     prompts = [request.prompt_tokens for request in requests]
     is_prefill = one.kind == "prefill"
     ranks = {request.adapter: request.rank for request in requests if request.adapter is not None}
@@ -130,7 +132,8 @@ def _counted(one: Iteration, requests: Sequence[Asked], said: int) -> dict[str, 
         "requests": len(requests),
         "tokens": sum(tokens),
         "squared_tokens": sum(count * count for count in prompts) if is_prefill else 0,
-        "context_tokens": 0 if is_prefill else sum(prompts) + said,
+        "context_tokens": 0 if is_prefill else sum(prompts) + sum(said),
+        "longest_tokens": max(map(add, prompts[: one.decoded], said), default=0),
         "token_rank": sum(count * request.rank for count, request in zip(tokens, requests, strict=True)),
         "sum_rank": sum(request.rank for request in requests),
         "distinct": len(ranks),

@@ -35,6 +35,7 @@ from sim.hardware import Hardware, load_hardware
 from sim.models import Model, load_model
 from sim.names import SEAMS
 from sim.plugins.named import problems_of, resolve
+from sim.serving.inputs import StepInputs
 from sim.serving.job import AdapterSlot, Job
 from sim.serving.link import Link
 from sim.serving.memory import MemoryLimits
@@ -91,7 +92,12 @@ class Deployment:
 
 
 def deploy(
-    loaded: Loaded, trace: Trace | None = None, *, gpu: Hardware | None = None, asks_every_step: bool = False
+    loaded: Loaded,
+    trace: Trace | None = None,
+    *,
+    gpu: Hardware | None = None,
+    inputs: StepInputs | None = None,
+    asks_every_step: bool = False,
 ) -> Deployment:
     """Put a run together.
 
@@ -99,6 +105,7 @@ def deploy(
         loaded: the configuration and its marks.
         trace: the workload; None draws the configured one.
         gpu: a profile in place of the configured one, which is not looked at then.
+        inputs: what the engine sends to the GPU with a step, in place of what is configured.
         asks_every_step: simulate one decode step at a time, as the oracle of the fast path.
 
     Raises:
@@ -122,7 +129,7 @@ def deploy(
         parallel=parallel,
     )
     limits = memory_limits(config, parallel.as_one(hardware), model, trace)
-    options = engine_options(config, model, trace, limits, asks_every_step=asks_every_step)
+    options = engine_options(config, hardware, model, trace, limits, inputs=inputs, asks_every_step=asks_every_step)
     modules = config.adapters.modules
     adapters = tuple(
         None if spec is None else Adapter(spec.id, spec.rank, model.adapter_bytes(spec.rank, modules))

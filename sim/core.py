@@ -228,10 +228,6 @@ class Core:
         extra, self.extra_ticks = self.extra_ticks, 0
         return extra
 
-    def input_ticks(self, now: int) -> int:
-        """Return how long the next step's inputs wait on the link."""
-        return self.link.busy_ticks(now) if self.options.inputs_behind else 0
-
     def _stands_for_all(self) -> bool:
         """Whether an engine that blocks waits for those that join, so that nobody may come between."""
         return self.options.prefill == "separate" or self.ledger.is_standing

@@ -184,7 +184,7 @@ class CostModel:
             gpu += self._active + all_tokens * self._lora_token + requests * self._lora_sequence
             gpu += load.token_rank * self._rank + load.max_rank * all_tokens * self._pad
             gpu += load.distinct * self._distinct + load.distinct_rank * self._read
-        host = self._prefill_host if not requests else to_ticks(self._engine.host_s) + requests * self._host_running
+        host = self._prefill_host if not requests else self._mixed_host + requests * self._host_running
         return host + prompts * self._prompt + max(gpu, self._prefill_launch)
 
     def load(self, size_bytes: int) -> int:
@@ -259,6 +259,8 @@ class CostModel:
         if prefill_launch_s is not None:
             self._prefill_launch = to_ticks(prefill_launch_s * model.layers / REFERENCE_LAYERS)
         self._prefill_host = to_ticks(engine.prefill_host_s)
+        has_decode_graphs = prefill_launch_s is not None
+        self._mixed_host = to_ticks(engine.prefill_host_s if has_decode_graphs else engine.host_s)
         self._host_running = to_ticks(engine.host_per_running_s)
         self._prompt = to_ticks(engine.prompt_s)
 

@@ -39,7 +39,8 @@ class EngineCosts(Strict):
     Attributes:
         host_s: host time of an iteration that nothing hides.
         host_per_running_s: the same per running request, in decode.
-        prefill_host_s: host time of a prefill iteration, in place of `host_s`.
+        prefill_host_s: host time of a prefill iteration, in place of `host_s`; where graphs serve decode alone, also of
+            one that decodes beside.
         launch_s: CPU time to launch an iteration's kernels, for 32 layers; scales with their number. An iteration lasts
             at least this long (0: CUDA graphs).
         prefill_launch_s: the same of an iteration with prompts, where graphs serve decode alone; None: launch_s.

@@ -10,6 +10,8 @@ from sim.mechanism import Limits, Memory, Section
 if TYPE_CHECKING:
     from sim.config import RunConfig
 
+INPUTS = ("request_input_bytes", "token_input_bytes")
+
 
 def idle_settings(config: RunConfig) -> list[str]:
     """Return a sentence for each setting that differs from its default and can have no effect."""
@@ -43,10 +45,10 @@ def _idle_loading(config: RunConfig) -> Iterator[tuple[str, str]]:
         for key in _changed(loading, "disk_bytes_per_s", "disk_latency_s"):
             yield f"loading.{key}", "host RAM for all adapters (adapters.host_bytes, adapters.host_adapters)"
     if loading.sharing == "fair":
-        for key in _changed(loading, "step_inputs"):
+        for key in _changed(loading, *INPUTS):
             yield f"loading.{key}", f"loading.sharing: {loading.sharing}"
     elif loading.mode == "blocking" and config.prefetch.get("kind") == "none" and not _swaps(config):
-        for key in _changed(loading, "step_inputs"):
+        for key in _changed(loading, *INPUTS):
             yield f"loading.{key}", "loading.mode: blocking, prefetch: none and no KV that is swapped"
     if loading.mode != "cpu_assisted":
         for key in _changed(loading, "groups", "cpu_token_s", "slowdown"):

@@ -136,10 +136,14 @@ class Loading(Section):
     sharing: Literal["fifo", "fair"] = Field(
         "fifo", description="transfers on the link go one after the other, or all at once at equal rates"
     )
-    step_inputs: Literal["beside", "behind"] = Field(
-        "beside",
-        description="what a step sends to the GPU (token ids, tables) takes no time, or waits behind the transfer that "
-        "is under way: copies of one direction share one engine; only with sharing: fifo",
+    request_input_bytes: int = Field(
+        0,
+        ge=0,
+        description="bytes that a step sends to the GPU for each of its requests, such as a row of the block table; "
+        "more than the link's inline_bytes in all wait for the transfer under way; only with sharing: fifo",
+    )
+    token_input_bytes: int = Field(
+        0, ge=0, description="the same for each token that goes through the decoder, such as its id and position"
     )
     merge_s: Seconds = Field(0.015, description="time to merge an adapter into the weights, or to take it out again")
 

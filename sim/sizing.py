@@ -9,6 +9,7 @@ from sim.files.yamlfile import ConfigError
 from sim.hardware import Hardware
 from sim.models import Model
 from sim.parallel import Parallel
+from sim.serving.inputs import PlainInputs, StepInputs
 from sim.serving.memory import HostMemory, MemoryLimits
 from sim.serving.options import UNLIMITED, EarlyStart, EngineOptions
 from sim.serving.ticks import to_ticks
@@ -139,9 +140,25 @@ def _region_bytes(config: RunConfig, card: int, slot: int | None) -> int:
 
 
 def engine_options(
-    config: RunConfig, model: Model, trace: Trace, limits: MemoryLimits, *, asks_every_step: bool
+    config: RunConfig,
+    hardware: Hardware,
+    model: Model,
+    trace: Trace,
+    limits: MemoryLimits,
+    *,
+    inputs: StepInputs | None,
+    asks_every_step: bool,
 ) -> EngineOptions:
     """Return the mechanism of one engine.
+
+    Args:
+        config: of the run.
+        hardware: of one GPU.
+        model: that is served.
+        trace: the workload.
+        limits: of the GPU's memory.
+        inputs: what a step sends to the GPU; None: as configured.
+        asks_every_step: see `EngineOptions`.
 
     Raises:
         ConfigError: if options exclude each other.
@@ -177,9 +194,15 @@ def engine_options(
         early_start=_early_start(config, model),
         returning_loads=round(config.loading.returns_per_slot * (config.adapters.slots or 0)) if is_slotted else 0,
         fair_link=config.loading.sharing == "fair",
-        inputs_behind=config.loading.step_inputs == "behind",
+        inputs=inputs or _inputs(config),
+        inline_bytes=hardware.link.inline_bytes,
         merge_ticks=to_ticks(config.loading.merge_s),
     )
+
+
+def _inputs(config: RunConfig) -> StepInputs | None:
+    inputs = PlainInputs(config.loading.request_input_bytes, config.loading.token_input_bytes)
+    return inputs if any(inputs) else None
 
 
 def _largest_rank(trace: Trace) -> int:

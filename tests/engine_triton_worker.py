@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gpu_validate.engine.attention import gathered_attention, rows_and_mask
-from gpu_validate.engine.kv import BLOCK_TOKENS
+from gpu_validate.engine.dims import BLOCK_TOKENS
 from gpu_validate.engine.paged import BLOCK_N, OPTIONS, paged_attention
 from gpu_validate.engine.rotary import BLOCK_HEADS, Rotation
 from gpu_validate.engine.rotary import OPTIONS as TURN_OPTIONS

@@ -66,7 +66,8 @@ LOADING: Mapping[str, Values] = {
     "loading.cpu_token_s": (0, 0.00002, 0.001),
     "loading.slowdown": (1, 1.07, 3),
     "loading.sharing": ("fifo", "fair"),
-    "loading.step_inputs": ("beside", "behind"),
+    "loading.request_input_bytes": (0, 2000, 30_000),
+    "loading.token_input_bytes": (0, 24),
     "loading.merge_s": (0, 0.015, 0.5),
 }
 COSTS: Mapping[str, Values] = {

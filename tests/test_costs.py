@@ -20,7 +20,7 @@ from sim.hardware import load_hardware
 from sim.models import ALL_MODULES, load_model
 from sim.parallel import Parallel
 from sim.serving.shape import NO_LOAD, Load
-from sim.serving.ticks import TICKS_PER_S, to_seconds
+from sim.serving.ticks import TICKS_PER_S, to_seconds, to_ticks
 from sim.slot_kernels import Slots, kernel_blocks
 
 DOC = (Path(__file__).parents[1] / "docs" / "costs.md").read_text(encoding="utf-8")
@@ -550,3 +550,11 @@ def test_a_prefill_may_have_launches_of_its_own_where_decode_runs_from_a_graph()
     assert costs.mixed(1, 10, 1, 10, 100, load) == TICKS_PER_S // 2
     assert costs.decode(1, 10, 0, 0, 0, 0) == plain.decode(1, 10, 0, 0, 0, 0)
     assert sum(costs.explain_prefill(*prompt).values()) == pytest.approx(0.5)
+
+
+def test_a_mixed_iteration_beside_decode_graphs_takes_the_host_s_time_of_a_prefill() -> None:
+    host = EngineCosts(host_s=0.1, prefill_host_s=0.2, host_per_running_s=0.01)
+    graphs, eager = (model(host.model_copy(update={name: 0.5})) for name in ("prefill_launch_s", "launch_s"))
+    step = (2, 10, 1, 10, 100, Load(0, 0, 0, 0))
+    assert graphs.mixed(*step) == to_ticks(0.2 + 2 * 0.01 + 0.5)
+    assert eager.mixed(*step) == to_ticks(0.1 + 2 * 0.01 + 0.5)

@@ -37,10 +37,12 @@ from sim.config import load_config
 from sim.core import Core
 from sim.experiments.run import execute
 from sim.files.yamlfile import packaged_names
+from sim.serving.inputs import PlainInputs
 from sim.serving.memory import HostMemory
 from sim.serving.options import EarlyStart
 from sim.serving.records import Records, Table
 from tests.drawn_schedulers import DRAWN
+from tests.tables import Tables
 from tests.worlds import RoundCosts, World, play, replay
 
 US = 10**6  # ticks: worlds are laid out in microseconds, so that policies that think in seconds have something to do
@@ -194,7 +196,8 @@ def mechanism(draw: Draw) -> dict[str, Any]:
         ),
         "returning_loads": one_of(draw, 0, 0, 3),
         "fair_link": one_of(draw, False, False, True),
-        "inputs_behind": one_of(draw, False, True),
+        "inputs": one_of(draw, None, PlainInputs(8, 1), Tables(4)),
+        "inline_bytes": one_of(draw, 0, 30, 200),
         "merge_ticks": one_of(draw, 0, 500 * US),
     }
 
@@ -425,7 +428,7 @@ def test_a_long_run_of_decode_steps_is_skipped_at_once() -> None:
 # --- packaged systems with real costs ---
 
 
-DISK = ("loading.step_inputs=behind", "adapters.host_adapters=5")
+DISK = ("loading.request_input_bytes=2000", "adapters.host_adapters=5")
 
 
 @pytest.mark.parametrize("pool", [(), ("memory.kv_pool_tokens=6000",), DISK], ids=["default", "6000", "disk"])

@@ -20,15 +20,13 @@ from gpu_validate.kept import Shelf
 from gpu_validate.live import Served, Setup
 from gpu_validate.observed import from_result
 from gpu_validate.pace import Pace
-from sim.config import Loaded
-from sim.costs import CostModel
-from sim.engine_costs import EngineCosts
+from sim.build import deploy
+from sim.config import Loaded, load_config
 from sim.experiments.run import execute
-from sim.hardware import Hardware, load_hardware
-from sim.models import load_model
+from sim.hardware import Hardware
 from sim.serving.ticks import TICKS_PER_S
 
-COSTS = CostModel(load_hardware("a40"), load_model("llama-7b"), EngineCosts(kernel="bgmv"))
+NOW = deploy(load_config("slora", (), {"workload": {"requests": 1}, "hardware": "a40", "model": "llama-7b"}))
 BUILD_S = 50.0  # of the fake engine
 FIRST, AGAIN = ["slora measured", "chameleon measured"], ["slora measured again", "chameleon measured again"]
 
@@ -205,11 +203,11 @@ def test_what_was_predicted_with_other_costs_is_left_out(tmp_path: Path, bench: 
     path, told = tmp_path / f"{name}.iterations.parquet", content(tmp_path / f"{name}.json")
     pd.read_parquet(path).assign(predicted_s=1.0).to_parquet(path)
     for profile, is_kept in ((told["profile_sha256"], True), ("another", False)):
-        kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": profile}, COSTS)
+        kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": profile}, NOW)
         assert kept is not None
         assert (kept.observed.iterations is not None) == is_kept
     other = told | {"config": told["config"] | {"prefill": "chunked"}}
-    kept = Shelf(tmp_path).read(name, "measured", other, COSTS)
+    kept = Shelf(tmp_path).read(name, "measured", other, NOW)
     assert kept is not None
     assert kept.observed.iterations is None
 
@@ -221,11 +219,11 @@ def test_what_an_older_note_does_not_have_is_as_by_default(tmp_path: Path, bench
     told = content(note)
     older = {**told, "config": {key: value for key, value in told["config"].items() if key != "parallel"}}
     note.write_text(json.dumps(older))
-    kept = Shelf(tmp_path).read(name, "measured", told, COSTS)
+    kept = Shelf(tmp_path).read(name, "measured", told, NOW)
     assert kept is not None
     assert kept.changed == ()
     other = {**told, "config": {**told["config"], "parallel": {**told["config"]["parallel"], "tensor": 2}}}
-    kept = Shelf(tmp_path).read(name, "measured", other, COSTS)
+    kept = Shelf(tmp_path).read(name, "measured", other, NOW)
     assert kept is not None
     assert kept.changed == ("parallel.tensor 1, asked is 2",)
 
@@ -238,14 +236,16 @@ def test_iterations_that_say_what_was_asked_are_predicted_anew(tmp_path: Path, b
     counts = {"squared_tokens": 5000, "context_tokens": 900, "token_rank": 3000, "sum_rank": 40, **ranks}
     rows = [{"kind": "decode", "requests": 2, "tokens": 2, "asked_tokens": 2, **counts}]
     rows += [{"kind": "prefill", "requests": 2, "tokens": 100, "asked_tokens": whole, **counts} for whole in (100, 120)]
-    pd.DataFrame(rows).assign(predicted_s=9.0, duration_s=1.0).to_parquet(path)
-    kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": "another"}, COSTS)
+    table = pd.DataFrame(rows).assign(predicted_s=9.0, duration_s=1.0, copy_left_s=0.5)
+    table.assign(input_bytes=[24577, 24576, 24576]).to_parquet(path)
+    kept = Shelf(tmp_path).read(name, "measured", told | {"profile_sha256": "another"}, NOW)
     assert kept is not None
     assert kept.observed.iterations is not None
     decode, whole, part = kept.observed.iterations["predicted_s"].tolist()
-    assert decode == COSTS.decode(2, 900, 40, 2, 40, 32).first / TICKS_PER_S
-    assert whole == COSTS.prefill(2, 100, 5000, 3000, 2, 40, 32) / TICKS_PER_S
+    assert decode == NOW.costs.decode(2, 900, 40, 2, 40, 32).first / TICKS_PER_S
+    assert whole == NOW.costs.prefill(2, 100, 5000, 3000, 2, 40, 32) / TICKS_PER_S
     assert math.isnan(part)
+    assert kept.observed.iterations["wait_s"].tolist() == [0.5, 0.0, 0.0]
 
 
 def test_reports_as_they_came_are_not_overwritten(tmp_path: Path, bench: Bench) -> None:
@@ -271,16 +271,34 @@ def test_a_note_that_was_cut_off_is_named(tmp_path: Path, bench: Bench) -> None:
         texts(bench, replace(plan_of(tmp_path / "judged"), runs=tmp_path / "served"))
 
 
-def test_the_mini_engine_s_steps_wait_behind_its_copies_unless_it_is_said_otherwise(
-    tmp_path: Path, bench: Bench
-) -> None:
+def test_a_report_says_which_steps_wait_behind_copies(tmp_path: Path, bench: Bench) -> None:
     texts(bench, plan_of(tmp_path / "one", repeats=False))
-    texts(bench, replace(plan_of(tmp_path / "two", repeats=False), changes=("loading.step_inputs=beside",)))
-    inputs = [
-        content(tmp_path / name / "slora-at-8-measured.json")["config"]["loading"]["step_inputs"]
-        for name in ("one", "two")
-    ]
-    assert inputs == ["behind", "beside"]
-    told = [content(tmp_path / name / "slora-at-8.json")["predicted_with"] for name in ("one", "two")]
-    assert "; a step's inputs wait behind the copy under way, as the mini engine's do" in told[0]
-    assert told[1].endswith("a step's inputs wait for no copy; set: loading.step_inputs=beside")
+    told = content(tmp_path / "one" / "slora-at-8.json")["predicted_with"]
+    assert "; a step's inputs wait behind the copy under way if they are larger than 24576 bytes" in told
+    assert told.endswith(", without their waits for copies")  # the fake engine does not say what it sent
+    texts(bench, replace(plan_of(tmp_path / "fair", repeats=False), changes=("loading.sharing=fair",)))
+    assert "; a step's inputs wait for no copy" in content(tmp_path / "fair" / "slora-at-8.json")["predicted_with"]
+
+
+def test_runs_that_were_kept_before_a_key_was_retired_are_read(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path))
+    name = "slora-at-8-measured"
+    told = content(tmp_path / f"{name}.json")
+    older = {**told, "config": {**told["config"], "loading": {**told["config"]["loading"], "step_inputs": "behind"}}}
+    (tmp_path / f"{name}.json").write_text(json.dumps(older))
+    kept = Shelf(tmp_path).read(name, "measured", told, NOW)
+    assert kept is not None
+    assert kept.changed == ()
+
+
+def test_a_profile_that_lacked_a_newer_key_is_still_the_same(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path))
+    name, path = "slora-at-8-measured", tmp_path / "profile.frozen.json"
+    told, frozen = content(tmp_path / f"{name}.json"), content(path)
+    del frozen["profile"]["link"]["inline_bytes"]
+    path.write_text(json.dumps({**frozen, "sha256": "then"}))
+    (tmp_path / f"{name}.json").write_text(json.dumps({**told, "profile_sha256": "then"}))
+    for sha256, is_same in ((told["profile_sha256"], True), ("another", False)):
+        kept = Shelf(tmp_path).read(name, "measured", {**told, "profile_sha256": sha256}, NOW)
+        assert kept is not None
+        assert (kept.observed.iterations is not None) == is_same

@@ -15,9 +15,15 @@ from gpu_validate import commands, iterations, live, runner, timing  # noqa: E40
 from gpu_validate.capture import capture  # noqa: E402
 from gpu_validate.commands import Options  # noqa: E402
 from gpu_validate.engine import build  # noqa: E402
+from gpu_validate.engine.decoder import Decoder  # noqa: E402
+from gpu_validate.engine.padding import EngineInputs  # noqa: E402
+from gpu_validate.engine.staging import Staging  # noqa: E402
 from gpu_validate.order import in_turn  # noqa: E402
 from gpu_validate.shapes import TINY  # noqa: E402
+from sim.build import deploy  # noqa: E402
 from sim.config import load_config  # noqa: E402
+from sim.serving.planning import whole  # noqa: E402
+from sim.serving.steps import Chunk  # noqa: E402
 from tests.dry_cuda import dry_cuda  # noqa: E402
 from tests.dry_mode import DryCuda  # noqa: E402
 from tests.engine_world import job_of, said, worker_of  # noqa: E402
@@ -107,6 +113,62 @@ def test_a_graph_says_what_a_cpu_says(dry: DryCuda, kernel: str) -> None:
                 worker.decode(batch)
     assert said(captured) == said(on_cpu)
     assert dry.captures == 3
+
+
+def test_arrays_that_are_sent_together_begin_at_multiples_of_16_bytes() -> None:
+    staging = Staging(torch.device("cpu"))
+    sent = staging.send([1, 2, 3], [], [4], [5, 6])
+    assert [part.tolist() for part in sent] == [[1, 2, 3], [], [4], [5, 6]]
+    assert [8 * part.storage_offset() % 16 for part in sent] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("system", "requests"), [("slora", ()), ("vllm", (16, 32))])
+def test_mixed_iterations_are_warmed_up_where_an_engine_has_them(
+    dry: DryCuda, monkeypatch: pytest.MonkeyPatch, system: str, requests: tuple[int, ...]
+) -> None:
+    said, made = [], deploy(load_config(system, (), {"workload": {"requests": 1, "scale": 20.0}}), asks_every_step=True)
+    engine = build.open_engine(made, device="cuda", backend="segmented", clock="real")
+    monkeypatch.setattr(live, "BUCKETS", (8, 16, 32))
+    monkeypatch.setattr(live, "MOST_WARMED", 32)
+    monkeypatch.setattr("gpu_validate.engine.paged.PROGRAMS", 16 * 16 * TINY.kv_heads)  # 16 parts up to 16 requests
+    mixed = Decoder.mixed
+
+    def noted(decoder: Any, batch: Any, *rest: Any) -> Any:
+        said.append(tuple(batch.tables.shape))
+        return mixed(decoder, batch, *rest)
+
+    monkeypatch.setattr(Decoder, "mixed", noted)
+    live.warm(engine, 40)
+    assert said == [(count, width) for count in requests for width in live.MIXED_WIDTHS]
+    assert dry.captures > 0
+
+
+@pytest.mark.parametrize("uses_graphs", [True, False])
+def test_a_step_sends_as_many_bytes_as_the_simulator_takes_it_to(
+    dry: DryCuda, monkeypatch: pytest.MonkeyPatch, uses_graphs: bool
+) -> None:
+    worker, sent = worker_of(kernel="segmented", device=CUDA, uses_graphs=uses_graphs), []
+    filled = worker._staging._filled
+
+    def noted(*arguments: Any) -> Any:
+        buffer = filled(*arguments)
+        sent.append(buffer.numel() * buffer.element_size())
+        return buffer
+
+    monkeypatch.setattr(worker._staging, "_filled", noted)
+    first, second = ([job_of(worker, *one) for one in part] for part in (ASKED[:4], ASKED[4:]))
+    worker.prefill(first)  # 56 tokens; with graphs 64
+    worker.decode(first)  # the longest has 34 tokens then
+    worker.mixed(first, [whole(job) for job in second])  # 16 tokens beside
+    begun = job_of(worker, 5, 20, 2)
+    worker.mixed(first, [Chunk(begun, 0, 7)])
+    worker.mixed((), [Chunk(begun, 7, 13)])
+    steps = [(0, 0, 4, 56, 0), (4, 34, 0, 0, 0), (4, 35, 1, 16, 0), None, (0, 0, 1, 13, 7)]
+    inputs = EngineInputs(uses_graphs)
+    for size, asked in zip(sent, steps, strict=True):
+        assert asked is None or size == inputs.size_bytes(*asked)  # of a prompt that goes on two places are too many
+    assert sent[3] == inputs.size_bytes(4, 36, 1, 7, 0) - 2 * 16
+    assert dry.captures == uses_graphs
 
 
 def test_a_capture_that_fails_leaves_the_stream_as_it_was(dry: DryCuda) -> None:

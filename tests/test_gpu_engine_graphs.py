@@ -13,10 +13,12 @@ from gpu_validate.engine.adapters import COPY_MODES  # noqa: E402
 from gpu_validate.engine.attention import Packed, prompt_attention  # noqa: E402
 from gpu_validate.engine.build import open_engine  # noqa: E402
 from gpu_validate.engine.dims import tiny  # noqa: E402
-from gpu_validate.engine.graphs import Captured, DecodeGraphs, padded_blocks, padded_requests, widths_to  # noqa: E402
+from gpu_validate.engine.graphs import Captured, DecodeGraphs, idle_metadata  # noqa: E402
 from gpu_validate.engine.kv import NOBODYS_BLOCK, BlockPool  # noqa: E402
-from gpu_validate.engine.packing import pack_chunks, padding_of  # noqa: E402
-from gpu_validate.engine.worker import Worker, idle_metadata  # noqa: E402
+from gpu_validate.engine.packing import pack_chunks  # noqa: E402
+from gpu_validate.engine.padding import padded_blocks, padded_requests, padding_of, widths_to  # noqa: E402
+from gpu_validate.engine.warming import warm_decode, warm_mixed, warm_prefill  # noqa: E402
+from gpu_validate.engine.worker import Worker  # noqa: E402
 from gpu_validate.lora.plan import LoraPlan  # noqa: E402
 from gpu_validate.replay import Replay  # noqa: E402
 from sim.build import deploy, jobs  # noqa: E402
@@ -39,7 +41,7 @@ class EagerGraphs(DecodeGraphs):
     """Graphs without CUDA: fixed shapes and tensors, run eagerly."""
 
     def _capture(self, requests: int, size: int, plan: LoraPlan | None) -> Captured:
-        metadata = self._idle_metadata(requests, size)
+        metadata = idle_metadata(requests, size)
         plan = None if plan is None else self._fixed(plan, requests)
         self._body(metadata, requests, plan)
         return Captured(Repeat(lambda: self._body(metadata, requests, plan)), metadata, plan)  # type: ignore[arg-type]
@@ -66,9 +68,7 @@ def pool_with(worker: Worker, id_: int, tokens: int) -> BlockPool:
 def graphed() -> Worker:
     """Return a worker whose decode steps have fixed shapes."""
     worker = worker_of()
-    worker._graphs = EagerGraphs(
-        worker._step, idle_metadata, worker.adapters.max_rank, is_aligned=worker.adapters.is_aligned
-    )
+    worker._graphs = EagerGraphs(worker._step, worker.adapters.max_rank, is_aligned=worker.adapters.is_aligned)
     return worker
 
 
@@ -111,7 +111,9 @@ def test_prompts_are_padded_to_a_few_sizes(tokens: int, padding: int) -> None:
 @pytest.mark.parametrize("has_graphs", [True, False])
 def test_warming_up_changes_nothing_that_is_said(has_graphs: bool) -> None:
     worker = graphed() if has_graphs else worker_of()
-    worker.warm([1, 4], [1, 2], [1, 20])
+    warm_decode(worker, [1, 4], [1, 2])
+    warm_prefill(worker, [1, 20])
+    warm_mixed(worker, [3, 64], [1, 2])
     assert worker._graphs is None or len(worker._graphs) == 8
     assert told(worker) == told(worker_of())
     assert torch.isfinite(worker.kv.cache).all()
@@ -156,7 +158,8 @@ def test_a_backend_that_loops_on_the_host_is_not_captured() -> None:
 def test_a_captured_step_says_what_an_eager_one_says(kernel: str) -> None:
     cuda = torch.device("cuda")
     captured, eager = (worker_of(kernel=kernel, device=cuda, uses_graphs=graphs) for graphs in (True, False))
-    captured.warm([1, 2], [1], [16])
+    warm_decode(captured, [1, 2], [1])
+    warm_prefill(captured, [16])
     assert told(captured) == told(eager)
     assert captured._graphs
 

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 
 from gpu_validate.engine.adapters import COPY_MODES, DeviceAdapters, HostStore  # noqa: E402
 from gpu_validate.engine.arena import ALIGNMENT_BYTES, Arena, aligned  # noqa: E402
-from gpu_validate.engine.kv import BLOCK_TOKENS, BlockPool, PagedKV, blocks_needed  # noqa: E402
+from gpu_validate.engine.dims import BLOCK_TOKENS  # noqa: E402
+from gpu_validate.engine.kv import BlockPool, PagedKV, blocks_needed  # noqa: E402
 from gpu_validate.engine.swap import HostKV  # noqa: E402
 from gpu_validate.engine.told import Told  # noqa: E402
 from gpu_validate.lora.layout import Layout  # noqa: E402

@@ -85,6 +85,10 @@ def test_kept_iterations_are_predicted_anew_as_they_were_when_nothing_changed(tm
     costs = deploy(load_config("slora", ("workload.scale=60",), {"hardware": "a40", "model": "llama-7b"})).costs
     assert {"prefill", "decode"} == set(table["kind"])
     assert (table["copy_left_s"] >= 0).all()
+    decodes = table[table["kind"] == "decode"]
+    blocks = -(-decodes["longest_tokens"] // 16)
+    assert (decodes["input_bytes"] == 8 * decodes["requests"] * (4 + blocks)).all()
+    assert (table["input_bytes"] > 0).all()
     assert predicted_anew(table, costs).tolist() == pytest.approx(table["predicted_s"].tolist())
     said = chameleon(*words, str(tmp_path / "judged"), "--runs", str(tmp_path / "served"))
     assert said.code == 0, said.err

@@ -27,7 +27,9 @@ ASKED = {0: Asked(100, 8, 3), 1: Asked(40, 32, 5), 2: Asked(7, 8, 3), 3: Asked(2
 
 def step(kind: Kind, requests: tuple[int, ...], seconds: float, tokens: int = 0) -> Iteration:
     decoded = len(requests) if kind == "decode" else 0
-    return Iteration(kind, 0, 0, to_ticks(seconds), 0, requests, len(requests) - decoded, tokens, decoded)
+    return Iteration(
+        kind, 0, to_ticks(seconds / 4), to_ticks(seconds), 0, requests, len(requests) - decoded, tokens, decoded
+    )
 
 
 def test_what_a_decode_step_is_asked_counts_the_tokens_that_were_said() -> None:
@@ -44,6 +46,8 @@ def test_what_a_decode_step_is_asked_counts_the_tokens_that_were_said() -> None:
         "distinct": 2,
         "distinct_rank": 40,
         "max_rank": 32,
+        "longest_tokens": 100 + 3,
+        "issue_s": 0.0625,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from gpu_validate.engine.kv import BLOCK_TOKENS
+from gpu_validate.engine.dims import BLOCK_TOKENS
 from gpu_validate.engine.paged import can_launch, paged_attention
 
 

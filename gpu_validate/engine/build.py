@@ -11,8 +11,8 @@ from gpu_validate.engine.adapters import DeviceAdapters, HostStore, mode_of
 from gpu_validate.engine.arena import Arena, aligned
 from gpu_validate.engine.decoder import Decoder
 from gpu_validate.engine.device import TorchDevice, VirtualTorchDevice
-from gpu_validate.engine.dims import TINY_RANK_DIVISOR, executed_rank, tiny
-from gpu_validate.engine.kv import BLOCK_TOKENS, PagedKV, blocks_needed
+from gpu_validate.engine.dims import BLOCK_TOKENS, TINY_RANK_DIVISOR, executed_rank, tiny
+from gpu_validate.engine.kv import PagedKV, blocks_needed
 from gpu_validate.engine.worker import Worker
 from gpu_validate.lora import backends
 from gpu_validate.lora.layout import Layout

@@ -40,6 +40,7 @@ class Iteration(NamedTuple):
     prompts: int  # that were worked on
     prompt_tokens: int  # of them that went through the decoder
     decoded: int  # tokens of the batch that did
+    earlier_tokens: int = 0  # of the prompts, processed before
 
 
 class VirtualTorchDevice(ModelledDevice):
@@ -244,8 +245,8 @@ def _iteration(step: Step, running: list[Job], start: int, issued: int, end: int
     complete = [job for job, before, count in chunks if before + count == job.base_tokens]
     kind: Kind = "decode" if not chunks else "mixed" if batch else "prefill"
     ids = tuple(job.request.id for job in (*batch, *complete))
-    tokens = sum(chunk.tokens for chunk in chunks)
-    return Iteration(kind, start, issued, end, step.ticks, ids, len(chunks), tokens, len(batch))
+    tokens, earlier = sum(chunk.tokens for chunk in chunks), sum(chunk.before for chunk in chunks)
+    return Iteration(kind, start, issued, end, step.ticks, ids, len(chunks), tokens, len(batch), earlier)
 
 
 def _nap(left_ns: int) -> None:

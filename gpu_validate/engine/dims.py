@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.models import Model
 
 TINY_RANK_DIVISOR = 8
+BLOCK_TOKENS = 16  # of a KV block
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # batch sizes that a captured decode step is padded to
 
 

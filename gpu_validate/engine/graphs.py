@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,10 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from gpu_validate.capture import capture
-from gpu_validate.engine.dims import BUCKETS
+from gpu_validate.engine.padding import COLUMNS
 from gpu_validate.lora.plan import LoraPlan
-
-LEAST_BLOCKS, WIDTH_STEP = 8, 4
 
 StepBody = Callable[[torch.Tensor, int, LoraPlan | None], None]
 
@@ -26,46 +23,18 @@ class Captured(NamedTuple):
     plan: LoraPlan | None
 
 
-def padded_requests(requests: int) -> int | None:
-    """Return the bucket of a batch size; None if it is larger than all."""
-    place = bisect_left(BUCKETS, requests)
-    return BUCKETS[place] if place < len(BUCKETS) else None
-
-
-def padded_blocks(blocks: int) -> int:
-    """Return the width that a block table is padded to: few, since each is a graph to capture; padding is not read."""
-    return widths_to(blocks)[-1]
-
-
-def widths_to(blocks: int) -> list[int]:
-    """Return all widths that tables of up to so many blocks are padded to, ascending."""
-    widths = [LEAST_BLOCKS]
-    while widths[-1] < blocks:
-        widths.append(widths[-1] * WIDTH_STEP)
-    return widths
-
-
 class DecodeGraphs:
     """Replays decode steps, each shape captured when it is first met.
 
     Args:
         body: the step: device metadata, number of requests, plan; it must only read and write fixed tensors.
-        idle_metadata: (requests, metadata elements) -> metadata of a step on scratch memory alone, to warm up with.
         max_rank: largest rank that plans will have.
         is_aligned: whether all their ranks allow wide loads.
     """
 
-    def __init__(
-        self,
-        body: StepBody,
-        idle_metadata: Callable[[int, int], torch.Tensor],
-        max_rank: int,
-        *,
-        is_aligned: bool,
-    ) -> None:
+    def __init__(self, body: StepBody, max_rank: int, *, is_aligned: bool) -> None:
         self._is_aligned = is_aligned
         self._body = body
-        self._idle_metadata = idle_metadata
         self._max_rank = max_rank
         self._pool: Any = None
         self._captured: dict[tuple[int, int, bool], Captured] = {}
@@ -94,7 +63,7 @@ class DecodeGraphs:
 
     def _capture(self, requests: int, size: int, plan: LoraPlan | None) -> Captured:
         device = torch.device("cuda")
-        metadata = self._idle_metadata(requests, size).to(device)
+        metadata = idle_metadata(requests, size).to(device)
         plan = None if plan is None else self._fixed(plan, requests, device)
         graph = capture(partial(self._body, metadata, requests, plan), device=device, pool=self._pool)
         self._pool = graph.pool()  # graphs run one after another, so they may share their intermediates
@@ -102,3 +71,10 @@ class DecodeGraphs:
 
     def _fixed(self, plan: LoraPlan, requests: int, device: torch.device | None = None) -> LoraPlan:
         return plan.padded(requests, max_rank=self._max_rank, aligned=self._is_aligned, device=device)
+
+
+def idle_metadata(requests: int, size: int) -> torch.Tensor:
+    """Return the metadata of a decode step in which every row is padding; it works on scratch memory alone."""
+    metadata = torch.zeros(size, dtype=torch.int64)
+    metadata[3 * requests : COLUMNS * requests] = 1  # a length of 0 would leave attention nothing to weigh
+    return metadata

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from gpu_validate.engine.dims import BLOCK_TOKENS
 from policies.base import IntArray
 from sim.models import Model
 from sim.serving.memory import MemoryLimits
 
-BLOCK_TOKENS = 16
 NOBODYS_BLOCK = 0  # padding rows of a graph write here; no request ever reads it
 
 

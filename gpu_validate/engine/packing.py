@@ -11,15 +11,13 @@ import torch
 
 from gpu_validate.engine.attention import Packed
 from gpu_validate.engine.decoder import Earlier, Prompts
-from gpu_validate.engine.graphs import padded_blocks, padded_requests
 from gpu_validate.engine.kv import NOBODYS_BLOCK, BlockPool
+from gpu_validate.engine.padding import padded_blocks, padded_requests
 from gpu_validate.engine.staging import Integers
 from gpu_validate.engine.told import SCRATCH
 from policies.base import IntArray
 from sim.serving.job import Job
 from sim.serving.steps import Chunk
-
-PROMPT_STEP = 64  # tokens that prompts are padded to a multiple of, as large as a tile of a matrix product
 
 
 class Chunks(NamedTuple):
@@ -52,11 +50,6 @@ class _Part(NamedTuple):
     def end(self) -> int:
         """Tokens so far, with these."""
         return self.before + len(self.ids)
-
-
-def padding_of(tokens: int) -> int:
-    """Return how many tokens to add, so that few sizes of matrix products occur and each can be warmed up."""
-    return -tokens % PROMPT_STEP
 
 
 def pack_chunks(

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 
-from gpu_validate.engine.kv import BLOCK_TOKENS
+from gpu_validate.engine.dims import BLOCK_TOKENS
 
 LEAST_DOT = 16  # what a tensor core takes
 # So many that no SM waits long for the longest request: with 256, batches of mixed lengths took 16 % longer than equal

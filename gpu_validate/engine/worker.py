@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from gpu_validate.engine.adapters import DeviceAdapters, LoraCall
-from gpu_validate.engine.attention import Packed
 from gpu_validate.engine.books import check_tokens
-from gpu_validate.engine.decoder import Decoder, NextTokens, Prompts
-from gpu_validate.engine.graphs import DecodeGraphs, padded_requests
+from gpu_validate.engine.decoder import Decoder, NextTokens
+from gpu_validate.engine.graphs import DecodeGraphs
 from gpu_validate.engine.kv import PagedKV, blocks_needed
 from gpu_validate.engine.merged import MergedAdapter
-from gpu_validate.engine.packing import pack_chunks, pack_steps, padding_of
+from gpu_validate.engine.packing import pack_chunks, pack_steps
+from gpu_validate.engine.padding import COLUMNS, padded_requests, padding_of
 from gpu_validate.engine.staging import Staging
 from gpu_validate.engine.swap import HostKV
 from gpu_validate.engine.told import Told
@@ -27,7 +26,6 @@ from sim.serving.job import Job
 from sim.serving.planning import whole
 from sim.serving.steps import Chunk, Mixed, Prefill, Step
 
-COLUMNS = 4  # integers of a request in a decode step, besides its block table
 CPU = torch.device("cpu")
 Key = tuple[str, tuple[int | None, ...], tuple[int, ...]]
 
@@ -76,7 +74,7 @@ class Worker:
         self._landing: set[int] = set()  # requests whose KV is on its way back from the host
         self._staging = Staging(self.device)
         self._graphs = (
-            DecodeGraphs(self._step, idle_metadata, adapters.max_rank, is_aligned=adapters.is_aligned)
+            DecodeGraphs(self._step, adapters.max_rank, is_aligned=adapters.is_aligned)
             if uses_graphs and backend.capturable
             else None
         )
@@ -113,7 +111,7 @@ class Worker:
         indices = [self._index(job) for job in jobs]
         indices += [index for job, _, count in chunks for index in [self._index(job)] * count]
         indices += [None] * packed.padding
-        lora = self._lora(self._plan(indices, self.device))
+        lora = self.lora(self._plan(indices, self.device))
         if jobs:
             cells, positions, rows, lengths, blocks = sent[1 : 1 + len(steps)]
             batch = NextTokens(self._told.cells[cells], positions, rows, lengths, blocks.view(len(jobs), -1))
@@ -131,28 +129,10 @@ class Worker:
         metadata, requests = self._staging.pack(*steps), len(steps[0])
         indices = [self._index(job) for job in jobs] + [None] * (requests - len(jobs))
         plan = self._plan(indices, CPU if self._is_captured(requests) else self.device)
-        self._issue(metadata, requests, plan)
+        self.issue(metadata, requests, plan)
         self._staging.mark()
         self.decoded_tokens += len(jobs)
         self._note(jobs)
-
-    def warm(self, requests: Iterable[int], blocks: Sequence[int], prompts: Iterable[int]) -> None:
-        """Run steps of these shapes on scratch memory, so that kernels are compiled and graphs captured before a run.
-
-        Args:
-            requests: batch sizes of decode steps.
-            blocks: widths of their block tables.
-            prompts: tokens of prefills; they may be more than one request has.
-        """
-        for count, width in product(requests, blocks):
-            for plan in (None, self.adapters.empty_plan(count, self.device)):
-                self._issue(idle_metadata(count, count * (COLUMNS + width)), count, plan)
-        for count in prompts:
-            at, scratch = (make(count, dtype=torch.int64, device=self.device) for make in (torch.arange, torch.zeros))
-            at %= self.decoder.max_positions
-            packed = Packed(torch.tensor([0, count], dtype=torch.int32, device=self.device), (count,))
-            batch = Prompts(scratch, at, scratch, at[-1:], packed)
-            self.decoder.prefill(batch, self.kv, self._lora(self.adapters.empty_plan(count, self.device)))
 
     def release(self, core: Core) -> None:
         """Have what requests hold where the core has it: on the device, on the host, or nowhere."""
@@ -237,7 +217,14 @@ class Worker:
         prompt = prompt_tokens(job.request.id, job.prompt_tokens, self.decoder.model.vocab)
         return np.concatenate((prompt, np.array(self._told.generated(job), dtype=np.int64)))
 
-    def _issue(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
+    def issue(self, metadata: torch.Tensor, requests: int, plan: LoraPlan | None) -> None:
+        """Issue a decode step.
+
+        Args:
+            metadata: on the host, what `pack_steps` returns end to end.
+            requests: as many as that has rows, the padding included.
+            plan: their adapters.
+        """
         if self._graphs is not None and self._is_captured(requests):
             self._graphs.replay(metadata, requests, plan)
         else:
@@ -251,7 +238,7 @@ class Worker:
         cells, positions, rows, lengths = metadata[: COLUMNS * requests].view(COLUMNS, requests)
         tables = metadata[COLUMNS * requests :].view(requests, -1)
         batch = NextTokens(self._told.cells[cells], positions, rows, lengths, tables)
-        self._told.after.index_copy_(0, cells, self.decoder.decode(batch, self.kv, self._lora(plan)))
+        self._told.after.index_copy_(0, cells, self.decoder.decode(batch, self.kv, self.lora(plan)))
 
     def _plan(self, indices: Sequence[int | None], device: torch.device) -> LoraPlan | None:
         if all(index is None for index in indices):
@@ -262,7 +249,8 @@ class Worker:
             self._planned = (key, self.adapters.plan(indices, device))
         return self._planned[1]
 
-    def _lora(self, plan: LoraPlan | None) -> LoraCall | None:
+    def lora(self, plan: LoraPlan | None) -> LoraCall | None:
+        """Return what adds the adapters of a plan; None if there is none."""
         if plan is None:
             return None
         return LoraCall(self._backend, self.adapters.arena.flat, self.adapters.store.layout, plan)
@@ -281,10 +269,3 @@ class Worker:
 def valid_tokens(core: Core, job: Job) -> int:
     """Return the first tokens of a request that is to be prefilled whose KV is on the GPU."""
     return job.prefilled if job.request.id in core.live else core.kv.surviving_tokens(job)
-
-
-def idle_metadata(requests: int, size: int) -> torch.Tensor:
-    """Return the metadata of a decode step in which every row is padding."""
-    metadata = torch.zeros(size, dtype=torch.int64)
-    metadata[3 * requests : COLUMNS * requests] = 1  # a length of 0 would leave attention nothing to weigh
-    return metadata

@@ -23,7 +23,7 @@ _CLASSES = {
     "segmented": "Segmented",
     "bgmv": "Bgmv",
 }
-_TRITON = frozenset({"segmented", "bgmv"})
+_TRITON = frozenset({"segmented", "bgmv"})  # the capturable ones
 
 
 class Backend(Protocol):
@@ -69,6 +69,11 @@ class Backend(Protocol):
 def available() -> dict[str, str | None]:
     """Return for each backend why it cannot be used here, or None if it can."""
     return {name: _reason(name) for name in _CLASSES}
+
+
+def is_capturable(name: str) -> bool:
+    """Whether steps with a backend's kernels can be CUDA graphs, as its `capturable` says."""
+    return name in _TRITON
 
 
 def backend(name: str) -> Backend:

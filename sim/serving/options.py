@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sim.serving.inputs import StepInputs
 from sim.serving.ticks import TICKS_PER_S
 
 Reserve = Literal["peak", "whole", "predicted", "on_demand"]
@@ -77,7 +78,8 @@ class EngineOptions:
         early_start: prefill before the adapter is there; None: wait for it.
         returning_loads: further loads of a load that is sent while admitted requests use every slot.
         fair_link: loads share the link at equal rates; else they go one after the other.
-        inputs_behind: a step starts when the transfer that is under way is complete; else at once.
+        inputs: what a step sends to the GPU; None: nothing that could wait for a transfer.
+        inline_bytes: of inputs that wait for no transfer.
         merge_ticks: time to merge an adapter into the weights, or to take it out again.
     """
 
@@ -103,5 +105,6 @@ class EngineOptions:
     early_start: EarlyStart | None = None
     returning_loads: int = 0
     fair_link: bool = False
-    inputs_behind: bool = False
+    inputs: StepInputs | None = None
+    inline_bytes: int = 0
     merge_ticks: int = 15 * TICKS_PER_S // 1000

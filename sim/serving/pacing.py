@@ -100,7 +100,7 @@ def _until_asked(core: Core, limit: int) -> tuple[int, int]:
     at_steps = adapters.prefetch_steps
     quiet = clock.quiet_steps
     # A read from the disk that lands starts a transfer, behind which the next step's inputs may wait.
-    if core.joining or core.options.inputs_behind or (adapters.prefetches and at_steps is None):
+    if core.joining or core.options.inputs is not None or (adapters.prefetches and at_steps is None):
         quiet = 0
     if at_steps is None and adapters.is_prefetch_due(core.step, clock.since):
         limit = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sim.serving.inputs import input_ticks
 from sim.serving.job import Job
 from sim.serving.pacing import run_length
 from sim.serving.steps import Chunk, Decode, Horizon, Mixed, Prefill, Step, run_ticks
@@ -90,7 +91,7 @@ def _prefill(core: Core, jobs: list[Job], now: int) -> Prefill:
     chunks = [whole(job) for job in jobs]
     ticks = core.costs.prefill(*prefill_arguments(core, chunks))
     core.ledger.prefill_starts(jobs, now, waited_together=core.options.blocks_on_load)
-    return Prefill(now, _with_loads(core, chunks, ticks, now) + core.take_extra_ticks(), jobs)
+    return Prefill(now, _with_loads(core, chunks, ticks, now, decodes=False) + core.take_extra_ticks(), jobs)
 
 
 def _mixed(core: Core, ready: list[Job], now: int) -> Mixed:
@@ -102,7 +103,7 @@ def _mixed(core: Core, ready: list[Job], now: int) -> Mixed:
     ticks = core.costs.mixed(requests, context, prompts, tokens, squared, load)
     core.ledger.prefill_starts([chunk.job for chunk in chunks], now, waited_together=False)
     core.kv.take(core.kv.growth_bytes(core.step, 1))
-    return Mixed(now, _with_loads(core, chunks, ticks, now) + core.take_extra_ticks(), chunks)
+    return Mixed(now, _with_loads(core, chunks, ticks, now, decodes=True) + core.take_extra_ticks(), chunks)
 
 
 def _chunks(core: Core, ready: list[Job]) -> list[Chunk]:
@@ -123,9 +124,9 @@ def _chunks(core: Core, ready: list[Job]) -> list[Chunk]:
     return chunks
 
 
-def _with_loads(core: Core, chunks: list[Chunk], ticks: int, now: int) -> int:
+def _with_loads(core: Core, chunks: list[Chunk], ticks: int, now: int, *, decodes: bool) -> int:
     """Return the ticks of an iteration from now on, with what it waits for on the link."""
-    early, inputs = core.options.early_start, core.input_ticks(now)
+    early, inputs = core.options.early_start, input_ticks(core, now, chunks, decodes=decodes)
     if early is None:
         return inputs + ticks
     missing = [chunk for chunk in chunks if chunk.job.slot is not None and not chunk.job.slot.ready]
@@ -138,10 +139,16 @@ def _with_loads(core: Core, chunks: list[Chunk], ticks: int, now: int) -> int:
 
 def _decode(core: Core, now: int, horizon: Horizon) -> Decode:
     cost = core.shape.decode_cost(core.costs)
-    extra = core.take_extra_ticks() + core.input_ticks(now)
-    steps = 1 if extra or core.options.asks_every_step else run_length(core, cost, now, horizon)
+    extra = core.take_extra_ticks() + input_ticks(core, now, decodes=True)
+    is_single = extra or core.options.asks_every_step or _may_wait_later(core, now)
+    steps = 1 if is_single else run_length(core, cost, now, horizon)
     core.kv.take(core.kv.growth_bytes(core.step, steps))
     return Decode(now, run_ticks(cost, steps) + extra, steps, cost.first + extra, cost.growth)
+
+
+def _may_wait_later(core: Core, now: int) -> bool:
+    """Whether the inputs of a later step of the same batch, which grow with its block tables, may wait on the link."""
+    return core.options.inputs is not None and core.link.busy_ticks(now) > 0
 
 
 def _check_merged(core: Core, ready: list[Job]) -> None:
