@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from gpu_validate.checking import Plan, run_check
@@ -17,29 +19,34 @@ from sim.models import load_model
 from tests.commands import chameleon
 
 H100 = Path(__file__).resolve().parents[1] / "gpu_validate" / "results" / "h100"
-CELLS = [(system, rate) for system in ("slora", "chameleon") for rate in (50, 80)]
+ROOM = "memory.reserve_bytes=41000000000"
+PAIR = ("slora", "chameleon")
+LARGE = ("memory.reserve_bytes=47000000000", "workload.ranks=[128]", "workload.adapters=200")
+PLAN = Plan(PAIR, (50.0, 80.0), 1000, str(H100 / "profile.yaml"), "llama-7b", (ROOM,), 1000, 118.0, True, Setup(), H100)
+PLANS = {
+    "check": PLAN,
+    "check_45_75": replace(PLAN, rates=(45.0, 75.0), seed=2000),
+    "check_8b": replace(PLAN, rates=(60.0, 90.0), seed=2000, model="llama-3.1-8b", capacity=134.0),
+    "check_large": replace(
+        PLAN, systems=("slora-no-prefetch", *PAIR), rates=(45.0,), seed=2000, changes=LARGE, capacity=None
+    ),
+}
+CELLS = [(folder, system, rate) for folder, plan in PLANS.items() for system in plan.systems for rate in plan.rates]
+Cell = tuple[str, str, float]
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Any]:
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, Any]:
     """Return the reports of the kept runs by the simulator as it is now."""
     out = tmp_path_factory.mktemp("judged")
-    plan = Plan(
-        systems=("slora", "chameleon"),
-        rates=(50.0, 80.0),
-        requests=1000,
-        hardware=str(H100 / "profile.yaml"),
-        model="llama-7b",
-        changes=("memory.reserve_bytes=41000000000",),
-        seed=1000,
-        capacity=93.9,
-        repeats=True,
-        setup=Setup(),
-        out=out,
-        runs=H100 / "check",
-    )
-    assert len(list(run_check(plan))) > len(CELLS)
-    return {cell: json.loads((out / f"{cell[0]}-at-{cell[1]}.json").read_text()) for cell in CELLS}
+    for folder, plan in PLANS.items():
+        assert list(run_check(replace(plan, out=out / folder, runs=H100 / folder)))
+    return {cell: report_of(out, cell) for cell in CELLS}
+
+
+def report_of(root: Path, cell: Cell) -> Any:
+    folder, system, rate = cell
+    return json.loads((root / folder / f"{system}-at-{rate:g}.json").read_text())
 
 
 def test_the_measured_profile_can_be_used() -> None:
@@ -51,20 +58,44 @@ def test_the_measured_profile_can_be_used() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_simulated_first_tokens_are_close_to_those_of_a_real_gpu(judged: Any, cell: tuple[str, int]) -> None:
-    """A guard, no validation: these runs taught what is simulated. Two of them differ by up to 10 % themselves."""
+def test_simulated_runs_are_close_to_those_of_a_real_gpu(judged: Any, cell: Cell) -> None:
+    """A guard, no aim: its bounds are what the host's changing speed left (see the folder's page)."""
     ttft = judged[cell]["sim_vs_real"]["metrics"]["ttft_s"]
-    assert abs(ttft["p50"]["error"]) < 0.07
-    assert abs(ttft["p99"]["error"]) < 0.10
+    assert abs(ttft["p50"]["error"]) < 0.115
+    assert abs(ttft["p99"]["error"]) < 0.17
     assert ttft["n"] == 1000
+    if cell[0] != "check":  # the oldest tables do not say what the cost model was asked
+        assert judged[cell]["sim_vs_real"]["iterations"]["all"]["mape"] < 0.055
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_reports_in_the_folder_are_those_of_the_simulator_as_it_is_now(judged: Any, cell: tuple[str, int]) -> None:
-    kept = json.loads((H100 / "inputs_behind" / f"{cell[0]}-at-{cell[1]}.json").read_text())
+def test_reports_in_the_folder_are_those_of_the_simulator_as_it_is_now(judged: Any, cell: Cell) -> None:
+    kept = report_of(H100 / "again", cell)
     for metric in ("ttft_s", "tpot_s"):
         now, then = (report["sim_vs_real"]["metrics"][metric]["p50"]["simulated_s"] for report in (judged[cell], kept))
         assert now == pytest.approx(then, rel=1e-9)
+
+
+def test_where_adapter_management_decides_its_gains_are_those_of_a_real_gpu(judged: Any, tmp_path: Path) -> None:
+    plan = replace(PLANS["check_large"], out=tmp_path, runs=H100 / "check_large")
+    assert list(run_check(plan))
+    gains = json.loads((tmp_path / "policies-at-45.json").read_text())["gains"]
+    told = {(gain["policy"], q): gain[q] for gain in gains for q in ("p50", "p99")}
+    assert len(told) == 4
+    for gain in told.values():
+        assert gain["real"] > 0.3
+        assert gain["predicted"] == pytest.approx(gain["real"], abs=0.06)
+
+
+def test_decode_steps_waited_for_copies_by_the_size_of_their_inputs() -> None:
+    tables = [pd.read_parquet(path) for path in H100.glob("*/*.iterations.parquet")]
+    steps = pd.concat([one for one in tables if "input_bytes" in one])
+    steps = steps[(steps["kind"] == "decode") & (steps["copy_left_s"] >= 3e-3)]
+    waited = steps["duration_s"] - steps["predicted_s"] > steps["copy_left_s"] / 2
+    is_large = steps["input_bytes"] > load_hardware(str(H100 / "profile.yaml")).link.inline_bytes
+    assert (is_large.sum(), (~is_large).sum()) == (514, 892)
+    assert waited[is_large].all()
+    assert waited[~is_large].mean() < 0.04
 
 
 def test_a_comparison_on_that_profile_says_whose_software_costs_it_takes() -> None:
@@ -92,10 +123,17 @@ def test_the_card_that_was_measured_and_the_profile_fitted_to_other_people_s_ser
 
 
 def test_real_runs_do_not_call_themselves_simulated() -> None:
-    for summary in (H100 / "check").glob("*/summary.json"):
+    summaries = list(H100.glob("*/*/summary.json"))
+    assert len(summaries) == 33
+    for summary in summaries:
         assert json.loads(summary.read_text())["simulated"] is False
 
 
 def test_two_real_runs_of_the_same_requests_differ_by_less_than_a_tenth(judged: Any) -> None:
-    noise = [judged[cell]["real_vs_real"]["metrics"]["ttft_s"]["p50"]["error"] for cell in CELLS]
+    noise = [
+        report["real_vs_real"]["metrics"]["ttft_s"]["p50"]["error"]
+        for report in judged.values()
+        if report["real_vs_real"]
+    ]
+    assert len(noise) == 13
     assert max(map(abs, noise)) < 0.10
