@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gpu_validate.check import Observed, Pair, report_pair, report_policies
 from gpu_validate.engine_costs import Calibrated, engine_costs
-from gpu_validate.kept import FROZEN, Kept, Shelf, profile_digest
+from gpu_validate.kept import FROZEN, Kept, Shelf, profile_digest, require_runs
 from gpu_validate.live import Setup, can_predict_anew, serve, simulate
 from gpu_validate.pace import Pace
 from gpu_validate.profile import with_attention
@@ -21,6 +21,8 @@ from sim.config import Loaded, load_config
 from sim.files.textfile import write_text
 from sim.hardware import Hardware, load_hardware
 from sim.names import did_you_mean
+
+COUNTED = ("loading.request_input_bytes", "loading.token_input_bytes")
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,20 @@ def run_check(plan: Plan, now: Callable[[], float] = perf_counter) -> Iterator[s
     engine = engine_costs(plan.hardware, plan.setup)
     desk = _desk(plan, engine, now)
     yield f"{engine.remark}\n"
-    for is_repeat in (False, True)[: 1 + plan.repeats]:
+    for kinds in _passes(plan):
         for rate in plan.rates:
-            changed = [cell for cell in desk.loaded if cell.rate == rate and _advance(desk, cell, is_repeat=is_repeat)]
+            cells = [cell for cell in desk.loaded if cell.rate == rate]
+            changed = [cell for cell in cells if any([_advance(desk, cell, is_repeat=one) for one in kinds])]  # noqa: C419 - all of them
             yield from (_report(desk, cell) for cell in changed)
             if changed:
                 yield from _policies(desk, rate)
     yield from _ending(desk)
+
+
+def _passes(plan: Plan) -> list[tuple[bool, ...]]:
+    """Return in which turns cells are taken, each by whether it is a repeat: kept runs all at once."""
+    kinds = (False, True)[: 1 + plan.repeats]
+    return [kinds] if plan.runs is not None else [(kind,) for kind in kinds]
 
 
 def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
@@ -121,7 +130,7 @@ def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
     if plan.runs is None:
         _require_kernels(plan.setup.backend)
     else:
-        _require_runs(plan.runs, plan.out, loaded)
+        require_runs(plan.runs, plan.out, [_name(cell, is_repeat=False) for cell in loaded])
     pace = Pace(plan.budget_s, now)
     plan.out.mkdir(parents=True, exist_ok=True)
     device = _device(plan.setup) if plan.runs is None else ""
@@ -130,6 +139,9 @@ def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
 
 
 def _loaded(plan: Plan, system: str, rate: float, costs: dict[str, Any] | None) -> Loaded:
+    if given := [text for text in plan.changes if text.partition("=")[0].strip() in COUNTED]:
+        msg = f"--set {given[0]}: a check counts what the mini engine sends with a step"
+        raise ValueError(msg)
     workload = {"rate_per_s": rate, "requests": plan.requests}
     extra = {"workload": workload, "hardware": plan.hardware, "model": plan.model, "seed": plan.seed, "costs": costs}
     return load_config(system, plan.changes, extra)
@@ -145,17 +157,6 @@ def _require_kernels(backend: str) -> None:
         raise ValueError(msg)
     if reason := reasons[backend]:
         msg = f"LoRA kernels {backend!r} cannot be used here: {reason}"
-        raise ValueError(msg)
-
-
-def _require_runs(runs: Path, out: Path, cells: Iterable[Cell]) -> None:
-    """Raise ValueError if there is nothing to judge, or it would be overwritten."""
-    if runs.resolve() == out.resolve():
-        msg = f"--runs and --out are both {out}: reports as they came would be lost; give another --out"
-        raise ValueError(msg)
-    there, wanted = Shelf(runs).names(), [_name(cell, is_repeat=False) for cell in cells]
-    if not set(wanted) & set(there):
-        msg = f"{runs} has none of {', '.join(wanted)}; it has {', '.join(there) or 'no runs of a check'}"
         raise ValueError(msg)
 
 

@@ -64,10 +64,22 @@ def _told(hardware: str) -> tuple[dict[str, Any] | None, str]:
     report = path.with_name(REPORT)
     if not hardware.endswith(SUFFIXES) or not report.exists():
         return None, f"no {REPORT} lies beside {hardware}"
-    told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    told = _content(report)
     if told["profile"]["sha256"] != sha256(path.read_bytes()).hexdigest():
         return None, f"{report} is of another profile"
     return told, str(report)
+
+
+def _content(report: Path) -> dict[str, Any]:
+    """Return what a fit reported; raises ValueError if it is not as `gpu fit` wrote it."""
+    try:
+        told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        known = told["profile"]["sha256"], told["engine_costs"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{report}: not as `chameleon gpu fit` wrote it ({type(error).__name__}: {error})"
+        raise ValueError(msg) from None
+    del known
+    return told
 
 
 def _attention(told: dict[str, Any]) -> Attention | None:

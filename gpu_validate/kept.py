@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 FROZEN = "profile.frozen.json"  # the profile under test, written before anything is measured
 RETIRED = ("step_inputs",)  # keys of `loading` that a run may have been served with: nothing real looked at them
-SERVED = ("name", "model", "workload", "seed")  # keys of a configuration that say what was served, and to whom
+SERVED = (
+    "name",
+    "model",
+    "workload",
+    "client",
+    "seed",
+)  # keys of a configuration that say what was served, and to whom
 
 
 class Kept(NamedTuple):
@@ -77,25 +83,30 @@ class Shelf:
         Raises:
             ValueError: if a run of this name served other requests, or with another engine.
         """
-        note = self._out / f"{name}.json"
-        if not note.exists():
+        note, iterations_path = self._out / f"{name}.json", self._iterations(name)
+        if not note.exists() and not iterations_path.exists():
             return None
+        if missing := [path for path in (note, iterations_path) if not path.exists()]:
+            msg = f"{missing[0]} is missing, a part of the run {name}"
+            raise ValueError(msg)
         told = _as_of_now(_content(note))
         _check_served(self._out / name, told, asked)
         import pandas as pd  # noqa: PLC0415 - takes seconds to import
 
-        iterations: pd.DataFrame | None = pd.read_parquet(self._iterations(name))
+        iterations: pd.DataFrame | None = pd.read_parquet(iterations_path)
+        changed = tuple(_differences("", *(_without_place(one["config"]) for one in (told, asked))))
         if iterations is not None and can_predict_anew(iterations):
             iterations = iterations.assign(predicted_s=predicted_anew(iterations, deployment.costs))
             iterations = with_waits(iterations, deployment.options.inline_bytes)
-        elif told["config"] != asked["config"] or not self._is_of_profile(told, asked):
+        elif changed or not self._is_of_profile(told, asked):
             iterations = None
-        changed = tuple(_differences("", told["config"], asked["config"]))
         return Kept(from_directory(self._out / name, label, iterations), told["wall_s"], changed)
 
     def names(self) -> list[str]:
-        """Return the runs that are here."""
-        return sorted(path.name.removesuffix(".iterations.parquet") for path in self._out.glob("*.iterations.parquet"))
+        """Return the runs of which at least a part is here."""
+        whole = {path.name.removesuffix(".iterations.parquet") for path in self._out.glob("*.iterations.parquet")}
+        notes = (path.stem for kind in ("measured", "repeated") for path in self._out.glob(f"*-{kind}.json"))
+        return sorted(whole | set(notes))
 
     def keep(self, name: str, asked: Mapping[str, Any], served: Served, wall_s: float) -> None:
         """Write a run, so that `find` will find it."""
@@ -118,6 +129,20 @@ class Shelf:
 
     def _iterations(self, name: str) -> Path:
         return self._out / f"{name}.iterations.parquet"
+
+
+def require_runs(runs: Path, out: Path, wanted: Sequence[str]) -> None:
+    """Raise ValueError if a folder has none of the runs that are wanted, or reports would go there, too."""
+    if runs.resolve() == out.resolve():
+        msg = f"--runs and --out are both {out}: reports as they came would be lost; give another --out"
+        raise ValueError(msg)
+    if not runs.is_dir():
+        msg = f"{runs}: there is no such folder"
+        raise ValueError(msg)
+    there = Shelf(runs).names()
+    if not set(wanted) & set(there):
+        msg = f"{runs} has none of {', '.join(wanted)}; it has {', '.join(there) or 'no runs of a check'}"
+        raise ValueError(msg)
 
 
 def profile_digest(frozen: Mapping[str, Any]) -> str:
@@ -161,6 +186,11 @@ def _check_served(run: Path, told: Mapping[str, Any], asked: Mapping[str, Any]) 
     if found:
         msg = f"{run} was served with {'; '.join(found)}"
         raise ValueError(msg)
+
+
+def _without_place(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the path of its profile, which is compared by what it says."""
+    return {key: value for key, value in config.items() if key != "hardware"}
 
 
 def _differences(key: str, served: Any, wanted: Any) -> Iterator[str]:

@@ -82,7 +82,7 @@ def _floor(floor: Report | None) -> str:
 
 def _iteration_lines(errors: Report | None) -> Iterator[str]:
     if errors is None:
-        yield "iterations: not known on both sides"
+        yield "iterations: not compared, since none are known or those that are were predicted of another configuration"
         return
     yield f"iterations, against the {errors['pairing']}:"
     for kind, found in {"all": errors["all"], **errors["by_kind"]}.items():
@@ -159,7 +159,8 @@ def policies_text(report: Report) -> str:
     lines = []
     for name, found in report["regions"].items():
         errors = ", ".join(_percent(error) for error in found["ttft_p99_errors"]) or "-"
-        lines.append(f"load {name}: {found['runs']} runs, n = {found['n']}, TTFT P99 errors {errors}")
+        load = name if name.startswith("load") else f"load {name}"
+        lines.append(f"{load}: {found['runs']} runs, n = {found['n']}, TTFT P99 errors {errors}")
     for gain in report["gains"]:
         lines += [_gain_line(gain, q) for q in ("p50", "p99")]
     order = report["order"]

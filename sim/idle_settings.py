@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from policies.builtin import BUILTIN
 from sim.mechanism import Limits, Memory, Section
 
 if TYPE_CHECKING:
     from sim.config import RunConfig
 
+FETCHING = {"lorax", "peft", "sglang"}  # schedulers that bring adapters in themselves
 INPUTS = ("request_input_bytes", "token_input_bytes")
 
 
@@ -47,12 +49,19 @@ def _idle_loading(config: RunConfig) -> Iterator[tuple[str, str]]:
     if loading.sharing == "fair":
         for key in _changed(loading, *INPUTS):
             yield f"loading.{key}", f"loading.sharing: {loading.sharing}"
-    elif loading.mode == "blocking" and config.prefetch.get("kind") == "none" and not _swaps(config):
+    elif not _may_overlap(config):
         for key in _changed(loading, *INPUTS):
             yield f"loading.{key}", "loading.mode: blocking, prefetch: none and no KV that is swapped"
     if loading.mode != "cpu_assisted":
         for key in _changed(loading, "groups", "cpu_token_s", "slowdown"):
             yield f"loading.{key}", f"loading.mode: {loading.mode}"
+
+
+def _may_overlap(config: RunConfig) -> bool:
+    """Whether something may be on its way to the GPU while steps run."""
+    is_blocking = config.loading.mode == "blocking" and config.prefetch.get("kind") == "none"
+    kind = config.scheduler.get("kind")
+    return not is_blocking or _swaps(config) or kind in FETCHING or kind not in BUILTIN["scheduler"]
 
 
 def _changed(section: Section, *keys: str) -> Iterator[str]:

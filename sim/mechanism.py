@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sim.models import DEFAULT_MODULES, canonical_modules
 from sim.serving.options import Preempted, Reserve, Shortage, Victim
@@ -18,9 +26,17 @@ Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """Unknown keys are errors; instances do not change."""
+    """Unknown keys are errors, and so is true or false for a number; instances do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            msg = "true and false are not allowed here"
+            raise ValueError(msg)
+        return value
 
 
 class Admission(Section):

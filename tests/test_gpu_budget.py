@@ -254,14 +254,52 @@ def test_reports_as_they_came_are_not_overwritten(tmp_path: Path, bench: Bench) 
         texts(bench, replace(plan_of(tmp_path), runs=tmp_path))
 
 
-@pytest.mark.parametrize(("rate", "there"), [(9.0, "slora-at-8-measured"), (8.0, "no runs of a check")])
+@pytest.mark.parametrize(
+    ("runs", "told"),
+    [
+        ("served", "has none of slora-at-9-measured, .*it has .*slora-at-8-measured"),
+        ("empty", "has none of slora-at-9-measured, .*it has no runs of a check"),
+        ("nowhere", "nowhere: there is no such folder"),
+    ],
+)
 def test_where_there_is_nothing_to_judge_it_says_what_is_there(
-    tmp_path: Path, bench: Bench, rate: float, there: str
+    tmp_path: Path, bench: Bench, runs: str, told: str
 ) -> None:
     texts(bench, plan_of(tmp_path / "served", repeats=False))
-    runs = tmp_path / ("served" if rate == 9.0 else "nowhere")
-    with pytest.raises(ValueError, match=rf"has none of slora-at-{rate:g}-measured, .*it has .*{there}"):
-        texts(bench, replace(plan_of(tmp_path / "judged"), rates=(rate,), runs=runs))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=told):
+        texts(bench, replace(plan_of(tmp_path / "judged"), rates=(9.0,), runs=tmp_path / runs))
+
+
+@pytest.mark.parametrize("part", ["slora-at-8-measured.json", "slora-at-8-measured.iterations.parquet"])
+def test_a_run_of_which_a_part_is_missing_is_named(tmp_path: Path, bench: Bench, part: str) -> None:
+    texts(bench, plan_of(tmp_path / "served"))
+    (tmp_path / "served" / part).unlink()
+    with pytest.raises(ValueError, match=rf"{part} is missing, a part of the run slora-at-8-measured"):
+        texts(bench, replace(plan_of(tmp_path / "judged"), runs=tmp_path / "served"))
+
+
+def test_a_profile_is_the_same_wherever_it_lies(tmp_path: Path, bench: Bench) -> None:
+    texts(bench, plan_of(tmp_path))
+    told = content(tmp_path / "slora-at-8-measured.json")
+    moved = {**told, "config": {**told["config"], "hardware": "elsewhere/a40.yaml"}}
+    kept = Shelf(tmp_path).read("slora-at-8-measured", "measured", moved, NOW)
+    assert kept is not None
+    assert kept.changed == ()
+    assert kept.observed.iterations is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("client.max_concurrency=3", "was served with client.max_concurrency None, asked is 3"),
+        ("loading.token_input_bytes=3", "token_input_bytes=3: a check counts what the mini engine sends with a step"),
+    ],
+)
+def test_what_would_judge_other_runs_or_nothing_is_refused(tmp_path: Path, bench: Bench, change: str, why: str) -> None:
+    texts(bench, plan_of(tmp_path / "served"))
+    with pytest.raises(ValueError, match=why):
+        texts(bench, replace(plan_of(tmp_path / "judged"), runs=tmp_path / "served", changes=(change,)))
 
 
 def test_a_note_that_was_cut_off_is_named(tmp_path: Path, bench: Bench) -> None:

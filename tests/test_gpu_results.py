@@ -129,6 +129,25 @@ def test_real_runs_do_not_call_themselves_simulated() -> None:
         assert json.loads(summary.read_text())["simulated"] is False
 
 
+def test_a_report_of_real_runs_does_not_call_them_simulated(tmp_path: Path) -> None:
+    run = H100 / "check" / "slora-at-50-measured"
+    said = chameleon("run", "--requests", "20", "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    for others, heading in (((), "Measured by"), ((tmp_path / "run",), "Simulated and measured by")):
+        said = chameleon("report", str(run), *map(str, others), "--out", str(tmp_path / "page.html"))
+        assert said.code == 0, said.err
+        page = (tmp_path / "page.html").read_text()
+        assert f"{heading} chameleon-sim of source 16f1b74515b9" in page
+        assert page.count(": measured, not simulated.") == 1
+        assert "different versions" not in page
+
+
+def test_a_real_run_has_no_timeline() -> None:
+    said = chameleon("timeline", str(H100 / "check" / "slora-at-50-measured"))
+    assert said.code == 2
+    assert "was served by a real engine; a timeline needs a simulated run" in " ".join(said.err.split())
+
+
 def test_two_real_runs_of_the_same_requests_differ_by_less_than_a_tenth(judged: Any) -> None:
     noise = [
         report["real_vs_real"]["metrics"]["ttft_s"]["p50"]["error"]

@@ -59,6 +59,14 @@ def report_beside() -> Callable[[Path], Path]:
     return write
 
 
+@pytest.mark.parametrize("content", ["{", "{}", '{"profile": {"sha256": "x"}}', "[]"])
+def test_a_fit_that_is_damaged_is_named(content: str, tmp_path: Path) -> None:
+    profile = profile_of("NVIDIA A40", tmp_path)
+    (tmp_path / "fit.json").write_text(content)
+    with pytest.raises(ValueError, match=r"fit\.json: not as `chameleon gpu fit` wrote it"):
+        engine_costs(str(profile), Setup())
+
+
 @pytest.mark.parametrize(
     ("device", "origin", "is_warned"), [("cpu x86_64", "measured on a CPU", True), ("NVIDIA A40", "measured", False)]
 )

@@ -75,3 +75,11 @@ def test_the_command_warns_and_the_summary_keeps_it() -> None:
     assert sim.run("slora", requests=5, rate=1, changes="adapters.slots=8").summary["idle_settings"] == [
         "adapters.slots has no effect with adapters.memory: unified"
     ]
+
+
+@pytest.mark.parametrize("change", ["limits.running_requests=true", "loading.fixed_s=no", "memory.swap_bytes=false"])
+def test_true_and_false_are_no_numbers(change: str) -> None:
+    said = chameleon("run", "--requests", "5", "--set", change)
+    assert said.code == 2
+    key = change.partition("=")[0]
+    assert f"--set {change}: {key}: true and false are not allowed here" in " ".join(said.err.split())

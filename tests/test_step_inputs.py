@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
+from inspect import getsource
 from typing import Any
 
 import pytest
 
+from policies.builtin import BUILTIN
 from sim.build import deploy
 from sim.config import load_config
 from sim.hardware import load_hardware
-from sim.idle_settings import idle_settings
+from sim.idle_settings import FETCHING, idle_settings
 from sim.serving.inputs import PlainInputs
 from sim.serving.options import EarlyStart
 from tests.tables import Tables
@@ -126,6 +129,18 @@ def test_the_settings_idle_where_nothing_overlaps_with_steps() -> None:
     assert idle_settings(load_config("slora", changes).config) == [said]
     for other in ("loading.mode=overlapped", "admission.preempted=swap"):
         assert idle_settings(load_config("slora", (*changes, other)).config) == []
+
+
+@pytest.mark.parametrize("system", ["lorax", "peft", "sglang-overlap"])
+def test_the_settings_do_not_idle_where_the_scheduler_brings_adapters_in(system: str) -> None:
+    changes = ("loading.request_input_bytes=10", "loading.mode=blocking", "prefetch=none")
+    assert not [one for one in idle_settings(load_config(system, changes).config) if "input_bytes" in one]
+
+
+def test_those_schedulers_are_all_that_fetch() -> None:
+    modules = {kind: import_module(path.partition(":")[0]) for kind, path in BUILTIN["scheduler"].items()}
+    classes = {kind: getattr(modules[kind], BUILTIN["scheduler"][kind].partition(":")[2]) for kind in modules}
+    assert {kind for kind, one in classes.items() if "try_fetch" in getsource(one)} == FETCHING
 
 
 def test_a_configuration_and_a_profile_say_how_much_waits() -> None:

@@ -19,10 +19,13 @@ def add_timeline(directory: Path) -> Path:
 
     Raises:
         ConfigError: if the configuration is no longer one that can run.
-        ValueError: if the directory is not a finished run, or simulating it again gives other requests, because the
-            code or a file that it names is not the same.
+        ValueError: if the directory is not a finished simulated run, or simulating it again gives other requests,
+            because the code or a file that it names is not the same.
     """
     stored = read_run(directory)
+    if not stored.summary["simulated"]:
+        msg = f"{directory} was served by a real engine; a timeline needs a simulated run"
+        raise ValueError(msg)
     result = execute(load_config(directory / "config.yaml"))
     if not result.requests.equals(stored.requests):
         msg = f"{directory}: simulating its config.yaml again gives other requests: {_why(stored.env)}; run it anew"

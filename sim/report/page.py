@@ -83,10 +83,12 @@ def report(arms: Sequence[Arm]) -> str:
 
 
 def _subtitle(arms: Sequence[Arm]) -> str:
-    summary = arms[0].first.summary
+    summary, env = arms[0].first.summary, arms[0].first.env
+    code = env.get("code_version") or f"of source {str(env.get('source_sha256'))[:12]}"
+    runs = {run.summary["simulated"] for arm in arms for run in arm.runs}
+    how = "Simulated and measured" if len(runs) > 1 else "Simulated" if runs == {True} else "Measured"
     return (
-        f"Simulated by chameleon-sim {arms[0].first.env.get('code_version')}: workload {summary['workload']}, "
-        f"{summary['model']} on {summary['hardware']}."
+        f"{how} by chameleon-sim {code}: workload {summary['workload']}, {summary['model']} on {summary['hardware']}."
     )
 
 

@@ -31,11 +31,14 @@ def _of_pairs(arms: Sequence[Arm]) -> Iterator[str]:
     left_out = sorted(set().union(*(arm.seeds for arm in arms)) - set(seeds))
     if left_out:
         yield f"The headline leaves out seeds that not all have: {', '.join(map(str, left_out))}."
-    if len({run.env.get("source_sha256") for arm in arms for run in arm.runs}) > 1:
+    runs = [run for arm in arms for run in arm.runs]
+    if len({run.env.get("source_sha256") for run in runs if run.summary["simulated"]}) > 1:
         yield "The runs were made with different versions of the simulator's code."
 
 
 def _of_arm(arm: Arm) -> Iterator[str]:
+    if not arm.first.summary["simulated"]:
+        yield f"{arm.label}: measured, not simulated."
     if verdicts(arm) != "stable":
         why = next(one["stability"]["reason"] for one in arm.summaries if one["stability"]["verdict"] != "stable")
         yield f"{arm.label}: the queue is {verdicts(arm)}; a P99 from it depends on how long the run was. {why}."
