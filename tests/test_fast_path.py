@@ -313,6 +313,7 @@ def told(core: Core, records: Records) -> dict[str, Any]:
         "transfers": rows(records.transfers),
         "evictions": rows(records.evictions),
         "stalls": rows(records.stalls),
+        "input waits": rows(records.input_waits),
         "memory": memory(records),
         "mixed": rows(records.mixed),
         "pauses": rows(records.pauses),

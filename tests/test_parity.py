@@ -25,7 +25,7 @@ from tests.worlds import RoundCosts, World, core_of, jobs_of, play, replay
 
 TABLES = (
     *("requests", "segments", "gaps", "prefills", "mixed", "pauses", "swaps", "reads"),
-    *("memory", "transfers", "evictions", "stalls"),
+    *("memory", "transfers", "evictions", "stalls", "input_waits"),
 )
 US = 10**6  # ticks
 COSTS = RoundCosts(100 * US, 10 * US, 1000 * US, 10 * US, US, 0, 50 * US, 20 * US)

@@ -62,7 +62,7 @@ def test_every_policy_and_each_of_its_parameters_can_be_drawn() -> None:
 
 def test_the_draws_reach_what_the_laws_are_about() -> None:
     every = [records for one in map(drawn, range(COUNT)) for records in played(one).records]
-    tables = ("evictions", "stalls", "mixed", "pauses", "swaps", "reads", "rejections", "squashes")
+    tables = ("evictions", "stalls", "input_waits", "mixed", "pauses", "swaps", "reads", "rejections", "squashes")
     reached = Counter(name for records in every for name in tables if len(getattr(records, name)))
     assert all(reached[name] for name in tables), reached
     assert any(records.requests["bypassed"].any() for records in every)

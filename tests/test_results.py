@@ -120,6 +120,7 @@ def tiny() -> Run:
     records.memory.add((7 * S, 4000, 0, 1))
     records.evictions.add((7 * S, 1))
     records.stalls.add((2 * S, 2 * S))
+    records.input_waits.add((5 * S, S))
     records.end = 8 * S
     return Run(
         trace, (records,), SIZES, np.array([3, 3, 3, 3]), "fifo", "a40", "llama", 1, kv_token_bytes=2, ttft_slo_s=2.0
@@ -344,6 +345,7 @@ def test_the_summary_counts_what_link_and_engine_did() -> None:
     assert [iterations[name] for name in ("prefill", "prefill_s", "prefill_tokens")] == [2, 2.0, 30]
     assert [iterations[name] for name in ("decode", "decode_s", "decode_tokens", "mean_batch")] == [2, 3.0, 3, 1.5]
     assert iterations["stall_s"] == 2.0
+    assert (iterations["input_waits"], iterations["input_wait_s"]) == (1, 1.0)
 
 
 def test_throughput_is_over_the_time_from_first_request_to_last_completion() -> None:

@@ -75,6 +75,8 @@ def test_a_table_that_grows_past_the_limit_waits_from_then_on(asks_every_step: b
     steps = play(grows)[1].segments
     lasted = dict(zip(steps["start"].tolist(), steps["first"].tolist(), strict=True))
     assert (lasted[1210], lasted[2220]) == (1010, 10_210 - 2220 + 1010)
+    waits = play(grows)[1].input_waits
+    assert (waits["start"].tolist(), waits["ticks"].tolist()) == ([2220], [10_210 - 2220])
     assert firsts(stays) == firsts(replace(slow, mechanism={})) == [200, 10_210 + 200]
 
 

@@ -229,6 +229,8 @@ def _iterations(records: Sequence[Records]) -> dict[str, float | int | None]:
         "mixed_s": _total(records, lambda one: one.mixed["ticks"]) / TICKS_PER_S,
         "stalls": sum(len(one.stalls) for one in records),
         "stall_s": _total(records, lambda one: one.stalls["ticks"]) / TICKS_PER_S,
+        "input_waits": sum(len(one.input_waits) for one in records),
+        "input_wait_s": _total(records, lambda one: one.input_waits["ticks"]) / TICKS_PER_S,
     }
 
 

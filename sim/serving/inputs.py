@@ -38,8 +38,8 @@ class PlainInputs(NamedTuple):
         return (requests + prompts) * self.request_bytes + (requests + tokens) * self.token_bytes
 
 
-def input_ticks(core: Core, now: int, chunks: Sequence[Chunk] = (), *, decodes: bool) -> int:
-    """Return how long the inputs of a step that starts now wait.
+def take_input_ticks(core: Core, now: int, chunks: Sequence[Chunk] = (), *, decodes: bool) -> int:
+    """Return how long the inputs of a step that starts now wait, and note it.
 
     Copies to the device share one engine, whatever their streams: inputs wait for the transfer under way. Those that
     are no larger than `inline_bytes` travel with the driver's commands and wait for nothing.
@@ -57,4 +57,7 @@ def input_ticks(core: Core, now: int, chunks: Sequence[Chunk] = (), *, decodes: 
     longest = max((core.held_tokens(job) + 1 for job in batch), default=0)
     tokens, earlier = sum(chunk.tokens for chunk in chunks), sum(chunk.before for chunk in chunks)
     size = inputs.size_bytes(len(batch), longest, len(chunks), tokens, earlier)
-    return busy if size > core.options.inline_bytes else 0
+    if size <= core.options.inline_bytes:
+        return 0
+    core.ledger.inputs_wait(now, busy)
+    return busy

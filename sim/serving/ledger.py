@@ -106,6 +106,10 @@ class Ledger:
             self.records.stalls.add((self._stall_start, now - self._stall_start))
             self._stall_start = None
 
+    def inputs_wait(self, now: int, ticks: int) -> None:
+        """The inputs of a step that starts now wait for a transfer."""
+        self.records.input_waits.add((now, ticks))
+
     def prefill_starts(self, jobs: list[Job], now: int, *, waited_together: bool) -> None:
         """A prefill iteration starts; where all have waited for all adapters, that wait is everybody's."""
         for job in jobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.serving.inputs import input_ticks
+from sim.serving.inputs import take_input_ticks
 from sim.serving.job import Job
 from sim.serving.pacing import run_length
 from sim.serving.steps import Chunk, Decode, Horizon, Mixed, Prefill, Step, run_ticks
@@ -126,7 +126,7 @@ def _chunks(core: Core, ready: list[Job]) -> list[Chunk]:
 
 def _with_loads(core: Core, chunks: list[Chunk], ticks: int, now: int, *, decodes: bool) -> int:
     """Return the ticks of an iteration from now on, with what it waits for on the link."""
-    early, inputs = core.options.early_start, input_ticks(core, now, chunks, decodes=decodes)
+    early, inputs = core.options.early_start, take_input_ticks(core, now, chunks, decodes=decodes)
     if early is None:
         return inputs + ticks
     missing = [chunk for chunk in chunks if chunk.job.slot is not None and not chunk.job.slot.ready]
@@ -139,7 +139,7 @@ def _with_loads(core: Core, chunks: list[Chunk], ticks: int, now: int, *, decode
 
 def _decode(core: Core, now: int, horizon: Horizon) -> Decode:
     cost = core.shape.decode_cost(core.costs)
-    extra = core.take_extra_ticks() + input_ticks(core, now, decodes=True)
+    extra = core.take_extra_ticks() + take_input_ticks(core, now, decodes=True)
     is_single = extra or core.options.asks_every_step or _may_wait_later(core, now)
     steps = 1 if is_single else run_length(core, cost, now, horizon)
     core.kv.take(core.kv.growth_bytes(core.step, steps))

@@ -84,6 +84,7 @@ class Records:
         self.transfers = Table(("queued", "start", "end", "adapter", "bytes", "kind"))
         self.evictions = Table(("time", "adapter"))
         self.stalls = Table(("start", "ticks"))  # the engine stood still for a blocking load
+        self.input_waits = Table(("start", "ticks"))  # a step began with a wait for the link, which is part of its time
         self.rejections: dict[int, str] = {}  # request id -> reason
         self.squashes: dict[int, int] = {}  # request id -> times that its tokens were dropped and its work repeated
         self.useful_prefetches: dict[int, int] = {}  # palette index -> prefetched copies that a request then used
