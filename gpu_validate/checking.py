@@ -20,9 +20,8 @@ from sim.build import deploy
 from sim.config import Loaded, load_config
 from sim.files.textfile import write_text
 from sim.hardware import Hardware, load_hardware
+from sim.idle_settings import INPUTS
 from sim.names import did_you_mean
-
-COUNTED = ("loading.request_input_bytes", "loading.token_input_bytes")
 
 
 @dataclass(frozen=True)
@@ -139,12 +138,13 @@ def _desk(plan: Plan, engine: Calibrated, now: Callable[[], float]) -> _Desk:
 
 
 def _loaded(plan: Plan, system: str, rate: float, costs: dict[str, Any] | None) -> Loaded:
-    if given := [text for text in plan.changes if text.partition("=")[0].strip() in COUNTED]:
-        msg = f"--set {given[0]}: a check counts what the mini engine sends with a step"
-        raise ValueError(msg)
     workload = {"rate_per_s": rate, "requests": plan.requests}
     extra = {"workload": workload, "hardware": plan.hardware, "model": plan.model, "seed": plan.seed, "costs": costs}
-    return load_config(system, plan.changes, extra)
+    loaded = load_config(system, plan.changes, extra)
+    if given := [f"loading.{key}" for key in INPUTS if getattr(loaded.config.loading, key)]:
+        msg = f"{system}: {', '.join(given)}: a check counts what the mini engine sends with a step"
+        raise ValueError(msg)
+    return loaded
 
 
 def _require_kernels(backend: str) -> None:

@@ -74,12 +74,10 @@ def _content(report: Path) -> dict[str, Any]:
     """Return what a fit reported; raises ValueError if it is not as `gpu fit` wrote it."""
     try:
         told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-        known = told["profile"]["sha256"], told["engine_costs"].items()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return {**told, "engine_costs": dict(told["engine_costs"]), "profile": {"sha256": told["profile"]["sha256"]}}
+    except (ValueError, KeyError, TypeError) as error:
         msg = f"{report}: not as `chameleon gpu fit` wrote it ({type(error).__name__}: {error})"
         raise ValueError(msg) from None
-    del known
-    return told
 
 
 def _attention(told: dict[str, Any]) -> Attention | None:

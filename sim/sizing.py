@@ -194,7 +194,7 @@ def engine_options(
         early_start=_early_start(config, model),
         returning_loads=round(config.loading.returns_per_slot * (config.adapters.slots or 0)) if is_slotted else 0,
         fair_link=config.loading.sharing == "fair",
-        inputs=inputs or _inputs(config),
+        inputs=_inputs(config) if inputs is None else inputs,
         inline_bytes=hardware.link.inline_bytes,
         merge_ticks=to_ticks(config.loading.merge_s),
     )

@@ -293,7 +293,10 @@ def test_a_profile_is_the_same_wherever_it_lies(tmp_path: Path, bench: Bench) ->
     ("change", "why"),
     [
         ("client.max_concurrency=3", "was served with client.max_concurrency None, asked is 3"),
-        ("loading.token_input_bytes=3", "token_input_bytes=3: a check counts what the mini engine sends with a step"),
+        (
+            "loading.token_input_bytes=3",
+            "slora: loading.token_input_bytes: a check counts what the mini engine sends with a step",
+        ),
     ],
 )
 def test_what_would_judge_other_runs_or_nothing_is_refused(tmp_path: Path, bench: Bench, change: str, why: str) -> None:

@@ -122,20 +122,21 @@ def test_arrays_that_are_sent_together_begin_at_multiples_of_16_bytes() -> None:
     assert [8 * part.storage_offset() % 16 for part in sent] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(("system", "requests"), [("slora", ()), ("vllm", (16, 32))])
+@pytest.mark.parametrize(("system", "requests"), [("slora", ()), ("vllm", (16, 64))])
 def test_mixed_iterations_are_warmed_up_where_an_engine_has_them(
     dry: DryCuda, monkeypatch: pytest.MonkeyPatch, system: str, requests: tuple[int, ...]
 ) -> None:
     said, made = [], deploy(load_config(system, (), {"workload": {"requests": 1, "scale": 20.0}}), asks_every_step=True)
     engine = build.open_engine(made, device="cuda", backend="segmented", clock="real")
-    monkeypatch.setattr(live, "BUCKETS", (8, 16, 32))
-    monkeypatch.setattr(live, "MOST_WARMED", 32)
+    monkeypatch.setattr(live, "BUCKETS", (8, 16, 64))
+    monkeypatch.setattr(live, "MOST_WARMED", 64)
     monkeypatch.setattr("gpu_validate.engine.paged.PROGRAMS", 16 * 16 * TINY.kv_heads)  # 16 parts up to 16 requests
     mixed = Decoder.mixed
 
-    def noted(decoder: Any, batch: Any, *rest: Any) -> Any:
+    def noted(decoder: Any, batch: Any, prompts: Any, *rest: Any) -> Any:
         said.append(tuple(batch.tables.shape))
-        return mixed(decoder, batch, *rest)
+        assert (len(batch.tokens) + len(prompts.tokens)) % 64 == 0  # as in service
+        return mixed(decoder, batch, prompts, *rest)
 
     monkeypatch.setattr(Decoder, "mixed", noted)
     live.warm(engine, 40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.commands import chameleon
 pytest.importorskip("torch")
 
 from gpu_validate.live import Setup, _copy_left, copy_mode, predicted_anew, serve
+from gpu_validate.lora.backends import is_capturable
 from sim.build import deploy
 from sim.config import load_config
 from sim.serving.records import Records
@@ -122,6 +124,22 @@ def test_kernels_that_cannot_be_used_are_told_before_anything_runs(tmp_path: Pat
     assert said.code == 2
     assert reason in " ".join(said.err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setup", "has_graphs"),
+    [
+        (Setup(), True),
+        (Setup(backend="bgmv"), True),
+        (Setup(backend="grouped"), False),
+        (Setup(uses_graphs=False), False),
+        (Setup("cpu"), False),
+    ],
+)
+def test_only_kernels_that_can_be_captured_have_graphs(setup: Setup, *, has_graphs: bool) -> None:
+    assert setup.has_graphs == has_graphs
+    backends = import_module(f"gpu_validate.lora.{setup.backend}")
+    assert getattr(backends, setup.backend.capitalize()).capturable == is_capturable(setup.backend)
 
 
 def test_what_is_left_of_a_copy_is_that_of_the_one_under_way() -> None:

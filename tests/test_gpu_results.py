@@ -36,12 +36,17 @@ Cell = tuple[str, str, float]
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[Cell, Any]:
-    """Return the reports of the kept runs by the simulator as it is now."""
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the reports of the kept runs by the simulator as it is now."""
     out = tmp_path_factory.mktemp("judged")
     for folder, plan in PLANS.items():
         assert list(run_check(replace(plan, out=out / folder, runs=H100 / folder)))
-    return {cell: report_of(out, cell) for cell in CELLS}
+    return out
+
+
+@pytest.fixture(scope="module")
+def judged(reports: Path) -> dict[Cell, Any]:
+    return {cell: report_of(reports, cell) for cell in CELLS}
 
 
 def report_of(root: Path, cell: Cell) -> Any:
@@ -76,10 +81,8 @@ def test_reports_in_the_folder_are_those_of_the_simulator_as_it_is_now(judged: A
         assert now == pytest.approx(then, rel=1e-9)
 
 
-def test_where_adapter_management_decides_its_gains_are_those_of_a_real_gpu(judged: Any, tmp_path: Path) -> None:
-    plan = replace(PLANS["check_large"], out=tmp_path, runs=H100 / "check_large")
-    assert list(run_check(plan))
-    gains = json.loads((tmp_path / "policies-at-45.json").read_text())["gains"]
+def test_where_adapter_management_decides_its_gains_are_those_of_a_real_gpu(reports: Path) -> None:
+    gains = json.loads((reports / "check_large" / "policies-at-45.json").read_text())["gains"]
     told = {(gain["policy"], q): gain[q] for gain in gains for q in ("p50", "p99")}
     assert len(told) == 4
     for gain in told.values():
